@@ -1,0 +1,82 @@
+//! What all workers judge by, immutable, with its epoch.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use lockgate_lane::{Grant, Identity, LoginAnswer, LoginRequest, Standing, Target, Verifier};
+
+/// One published state of the gateway: identities, targets, and the standing of every admitted pair.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts up with every publication.
+    pub epoch: u64,
+    /// Local identities by name.
+    pub users: HashMap<String, Admission>,
+    /// Targets by the name that clients use as their database.
+    pub targets: HashMap<String, Destination>,
+    /// What stands between a user and a target; a pair that is missing may not connect.
+    pub standings: HashMap<(String, String), Arc<Standing>>,
+    /// Verifiers for names that do not exist are derived from this, so that they look the same every time.
+    pub decoy_key: [u8; 32],
+}
+
+/// One local identity.
+#[derive(Debug)]
+pub struct Admission {
+    /// Who.
+    pub identity: Arc<Identity>,
+    /// Against what it proves itself.
+    pub verifier: Arc<Verifier>,
+}
+
+/// One target as workers need it.
+#[derive(Debug)]
+pub struct Destination {
+    /// What the lane needs.
+    pub target: Arc<Target>,
+    /// Addresses its name resolved to, in order of preference. Control resolves; a worker never does.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Snapshot {
+    /// What a start-up packet's claim is worth, should the client prove itself.
+    pub fn login(&self, request: &LoginRequest) -> LoginAnswer {
+        let Some(admission) = self.users.get(&request.user) else {
+            return LoginAnswer {
+                verifier: Arc::new(self.decoy(&request.user)),
+                grant: Err(String::from("unknown user")),
+            };
+        };
+        LoginAnswer {
+            verifier: Arc::clone(&admission.verifier),
+            grant: self.grant(&admission.identity, &request.database),
+        }
+    }
+
+    /// The current standing of a pair that was granted before; `None`: it may no longer be connected.
+    pub fn standing(&self, grant: &Grant) -> Option<Arc<Standing>> {
+        self.standings.get(&(grant.identity.name.clone(), grant.target.name.clone())).cloned()
+    }
+
+    fn grant(&self, identity: &Arc<Identity>, database: &str) -> Result<Grant, String> {
+        let destination = self.targets.get(database).ok_or_else(|| {
+            format!(
+                "no target is named \"{database}\"; connect with a configured target's name as the database"
+            )
+        })?;
+        let standing =
+            self.standings.get(&(identity.name.clone(), database.to_owned())).ok_or_else(|| {
+                format!("no policy lets \"{}\" connect to target \"{database}\"", identity.name)
+            })?;
+        Ok(Grant {
+            identity: Arc::clone(identity),
+            target: Arc::clone(&destination.target),
+            standing: Arc::clone(standing),
+        })
+    }
+
+    fn decoy(&self, user: &str) -> Verifier {
+        Verifier::decoy(&self.decoy_key, user)
+    }
+}

@@ -1,0 +1,5 @@
+//! What a command does: who holds [`Understood`] facts holds all effects of the command, or `unknown` among them.
+//!
+//! Each protocol is a module. No socket, no thread, no clock.
+
+pub mod postgres;

@@ -1,0 +1,267 @@
+//! The sans-IO conversation of one protocol inside a session: with this crate no byte passes that was not judged.
+//!
+//! # The calling contract
+//!
+//! A worker makes a [`Lane`] for each accepted connection and from then on tells it what happens, one call at a
+//! time: bytes ([`Lane::receive`]), answers to what it asked ([`Lane::answer`]), an end of stream or a broken
+//! connection ([`Lane::closed`]), the passing of its [deadline](Lane::deadline) ([`Lane::expire`]). Every call
+//! appends [`Action`]s and records to an [`Outbox`]; the worker carries the actions out in order, before the next
+//! call for the same lane and before the input bytes go away.
+//!
+//! * `input` of `receive` is all the plaintext that came from that side, in order, cut anywhere. The lane keeps
+//!   what it needs of it: the worker may reuse the buffer as soon as the actions are carried out.
+//! * Ranges in [`Action::Forward`] count from the start of that `input`, as the lane left it (masks work in
+//!   place); ranges in [`Action::Send`] count in [`Outbox::arena`].
+//! * After [`Action::StartTls`] for a side the lane is fed plaintext of the TLS stream, beginning with the next
+//!   byte. Bytes that came behind the request in clear text close the session (CVE-2021-23222): the worker passes
+//!   them to `receive` as part of the same input, never into the TLS engine, and the lane refuses them.
+//! * After [`Action::Close`] (both sides) the lane is dead: every call does nothing.
+//! * Time and randomness are arguments. A lane never blocks, never panics on a peer's bytes, and holds at most
+//!   the bytes its [`Limits`] name.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+
+use lockgate_recording::{Draft, SessionId, Time};
+
+pub mod grant;
+pub mod postgres;
+
+pub use grant::*;
+
+/// One of the two connections of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// Whoever acts.
+    Client,
+    /// What is acted on.
+    Server,
+}
+
+/// What the worker is to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Send a range of the current input to a side.
+    Forward { to: Side, range: Range<usize> },
+    /// Send a range of the outbox's arena to a side.
+    Send { to: Side, range: Range<usize> },
+    /// Begin TLS on a side, as server towards the client and as client towards the server. When the handshake
+    /// is done on the server side, [`Answer::TlsReady`] is due; on the client side nothing is.
+    StartTls { side: Side },
+    /// Who is this, and may they: [`Answer::Login`] is due.
+    Login(LoginRequest),
+    /// PBKDF2-HMAC-SHA-256 of a password: [`Answer::Salted`] is due. Costs milliseconds, so control does it;
+    /// the worker may keep what it was told before.
+    Salt(SaltRequest),
+    /// Connect to the granted target: [`Answer::Dialed`] is due.
+    Dial,
+    /// Remember this session under (process id, secret) so that a CancelRequest finds it.
+    RegisterKey { process_id: u32, secret: Vec<u8> },
+    /// A client asks to cancel the session that owns this key; the connection is then done (see
+    /// [`CancelRequest`]). Whoever owns it gets [`Lane::cancel_requested`].
+    RouteCancel(CancelRequest),
+    /// Open a connection of its own to this session's target and deliver a CancelRequest with the server's key;
+    /// [`RouteCancel`](Action::RouteCancel)'s connection closes when that is done.
+    CancelUpstream { process_id: u32, secret: Vec<u8> },
+    /// The session has been opened: count it as authenticated (limits before authentication no longer apply).
+    Established,
+    /// The session is over: send what is queued to both sides, then close both.
+    Close { reason: CloseReason },
+}
+
+/// Why a session ended; counted, logged and recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloseReason {
+    /// Whose doing it was.
+    pub fault: Fault,
+    /// One short sentence without secrets.
+    pub text: String,
+}
+
+/// Whose doing an error is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    Client,
+    Server,
+    Gateway,
+}
+
+/// Where actions and records of one call go. The worker reuses one for all its lanes.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// In order.
+    pub actions: Vec<Action>,
+    /// Bytes that [`Action::Send`] refers to.
+    pub arena: Vec<u8>,
+    /// The worker's open recording block.
+    pub records: Draft,
+}
+
+/// What the worker owns and lends to every lane call.
+#[derive(Debug)]
+pub struct Judge {
+    /// Facts of statements seen before.
+    pub facts: lockgate_facts::postgres::Cache,
+}
+
+/// Limits of a lane, from configuration.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// A client must be authenticated by then, in nanoseconds.
+    pub login_ns_max: u64,
+    /// Longest Query, Parse and FunctionCall, in bytes.
+    pub statement_bytes_max: u32,
+    /// Longest Bind, in bytes.
+    pub bind_bytes_max: u32,
+    /// Longest row that is masked whole, in bytes.
+    pub row_bytes_max: u32,
+    /// Most iterations a server may demand in SCRAM.
+    pub scram_iterations_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            login_ns_max: 15_000_000_000,
+            statement_bytes_max: 16 << 20,
+            bind_bytes_max: 64 << 20,
+            row_bytes_max: 1 << 20,
+            scram_iterations_max: 1_000_000,
+        }
+    }
+}
+
+/// What a lane is told when it is made.
+#[derive(Debug)]
+pub struct Opening {
+    pub session: SessionId,
+    pub client: SocketAddr,
+    /// Index of the worker, and how many there are: the cancel secret names the worker
+    /// (first four bytes, big-endian, modulo `workers` == `worker`).
+    pub worker: u32,
+    pub workers: u32,
+    pub listener: Arc<ListenerRules>,
+    pub limits: Arc<Limits>,
+    /// From the operating system's generator; nonces and secrets come from it and nothing else does.
+    pub entropy: [u8; 96],
+    pub now: Time,
+}
+
+/// What a listener demands.
+#[derive(Debug, Clone)]
+pub struct ListenerRules {
+    pub tls: ListenerTls,
+    pub auth: ListenerAuth,
+}
+
+/// `tls = "off" | "optional" | "required"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerTls {
+    Off,
+    Optional,
+    Required,
+}
+
+/// `auth = "scram" | "password"` (cleartext, inside TLS only).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerAuth {
+    Scram,
+    Password,
+}
+
+/// A CancelRequest as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CancelRequest {
+    pub process_id: u32,
+    pub secret: Vec<u8>,
+    pub client: SocketAddr,
+}
+
+/// What came of a question.
+#[derive(Debug)]
+pub enum Answer {
+    Login(LoginAnswer),
+    Salted {
+        key: [u8; 32],
+    },
+    Dialed(Result<(), String>),
+    /// TLS to the server stands; `end_point` is the tls-server-end-point channel binding (RFC 5929), if the
+    /// certificate's signature algorithm has one.
+    TlsReady {
+        end_point: Option<Vec<u8>>,
+    },
+}
+
+/// The conversation of whatever protocol the listener speaks.
+#[derive(Debug)]
+pub enum Lane {
+    Postgres(Box<postgres::Lane>),
+}
+
+impl Lane {
+    pub fn postgres(opening: Opening) -> Lane {
+        Lane::Postgres(Box::new(postgres::Lane::new(opening)))
+    }
+    /// Plaintext came from `side`.
+    pub fn receive(&mut self, side: Side, input: &mut [u8], now: Time, judge: &mut Judge, out: &mut Outbox) {
+        match self {
+            Lane::Postgres(lane) => lane.receive(side, input, now, judge, out),
+        }
+    }
+    /// A question was answered.
+    pub fn answer(&mut self, answer: Answer, now: Time, judge: &mut Judge, out: &mut Outbox) {
+        match self {
+            Lane::Postgres(lane) => lane.answer(answer, now, judge, out),
+        }
+    }
+    /// A side sent its last byte (`error` empty) or broke.
+    pub fn closed(&mut self, side: Side, error: &str, now: Time, out: &mut Outbox) {
+        match self {
+            Lane::Postgres(lane) => lane.closed(side, error, now, out),
+        }
+    }
+    /// When the lane wants to be called if nothing else happens.
+    pub fn deadline_ns(&self) -> Option<u64> {
+        match self {
+            Lane::Postgres(lane) => lane.deadline_ns(),
+        }
+    }
+    /// The deadline has passed.
+    pub fn expire(&mut self, now: Time, out: &mut Outbox) {
+        match self {
+            Lane::Postgres(lane) => lane.expire(now, out),
+        }
+    }
+    /// Policy, catalog or masks changed: commands from here on are judged by them.
+    pub fn adopt(&mut self, standing: Arc<Standing>) {
+        match self {
+            Lane::Postgres(lane) => lane.adopt(standing),
+        }
+    }
+    /// Somebody sent this session's cancel key.
+    pub fn cancel_requested(&mut self, client: SocketAddr, now: Time, out: &mut Outbox) {
+        match self {
+            Lane::Postgres(lane) => lane.cancel_requested(client, now, out),
+        }
+    }
+    /// End the session with a clean protocol error (drain, recording failed): `message` goes to the client.
+    pub fn terminate(&mut self, sqlstate: &str, message: &str, now: Time, out: &mut Outbox) {
+        match self {
+            Lane::Postgres(lane) => lane.terminate(sqlstate, message, now, out),
+        }
+    }
+    /// No command is running and no transaction is open: a drain may end the session now.
+    pub fn is_idle(&self) -> bool {
+        match self {
+            Lane::Postgres(lane) => lane.is_idle(),
+        }
+    }
+    /// Who and what, once granted.
+    pub fn grant(&self) -> Option<&Grant> {
+        match self {
+            Lane::Postgres(lane) => lane.grant(),
+        }
+    }
+}

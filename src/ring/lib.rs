@@ -1,0 +1,146 @@
+//! The kernel behind one contract: a worker that holds a [`Driver`] can not lose a completion, free a buffer
+//! the kernel still owns, or block.
+//!
+//! # The calling contract
+//!
+//! One thread owns one driver. It repeats: [`Driver::turn`] (submit what was asked, wait if asked, reap), then
+//! for each [`Event`] it does what it wants with the other calls. Calls only queue; nothing reaches the
+//! kernel before the next `turn`.
+//!
+//! * Every connection starts with [`Event::Accepted`] or [`Driver::dial`] and ends with exactly one
+//!   [`Event::Closed`], which comes after [`Driver::close`] and only when nothing of it is in flight. After
+//!   `Closed` the id is dead; a call with a dead id does nothing.
+//! * Receiving starts with [`Driver::resume`]. Each [`Event::Received`] hands over a [`Lease`] on a slot of the
+//!   pool; the owner must give it back with [`Driver::release`]. A slot returns to the pool when its lease and
+//!   all sends out of it are done. No byte that the kernel received is ever dropped: bytes that arrive while a
+//!   pause is under way are still delivered.
+//! * Sends of one connection leave in the order in which they were queued, whatever mix of slots and copies.
+//! * When the pool runs dry, or is [held](Driver::hold_pool), receiving connections stall and go on by themselves
+//!   when slots return.
+//!
+//! Implementations: [`uring::Ring`] (io_uring). A readiness driver and a seeded simulator stand behind the same
+//! trait.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+pub mod uring;
+
+/// One connection of a driver. Ids are never reused while anything may still refer to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConnId {
+    pub index: u32,
+    pub generation: u32,
+}
+
+/// One listener of a driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ListenerId(pub u32);
+
+/// One file handed to a driver for writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileId(pub u32);
+
+/// The right to the received bytes `range` of one pool slot, until [`Driver::release`].
+#[derive(Debug)]
+#[must_use = "a lease that is not released keeps its slot for ever"]
+pub struct Lease {
+    slot: u16,
+    range: Range<u32>,
+}
+
+/// What a turn found.
+#[derive(Debug)]
+pub enum Event {
+    /// A peer connected. Nothing is received from it before [`Driver::resume`].
+    Accepted { listener: ListenerId, conn: ConnId, peer: SocketAddr },
+    /// Accepting failed (out of descriptors, for instance); the driver goes on accepting by itself.
+    AcceptFailed { listener: ListenerId, error: io::Error },
+    /// An outgoing connection stands, or could not be made (then [`Driver::close`] is still due).
+    Dialed { conn: ConnId, result: io::Result<()> },
+    /// Bytes came.
+    Received { conn: ConnId, lease: Lease },
+    /// The peer will send nothing more. What was queued to it still goes out.
+    EndOfStream { conn: ConnId },
+    /// Receiving or sending failed; the connection is of no further use and waits for [`Driver::close`].
+    Failed { conn: ConnId, error: io::Error },
+    /// What was queued has fallen to the low mark after having been above the high mark.
+    Drained { conn: ConnId },
+    /// Nothing of this connection is in flight any more and its descriptor is closed.
+    Closed { conn: ConnId },
+    /// A file write is done (whole or failed); the buffer comes back for reuse.
+    Written { token: u64, result: io::Result<()>, buf: Vec<u8> },
+    /// A file sync is done.
+    Synced { token: u64, result: io::Result<()> },
+    /// Somebody used the [`Waker`].
+    Woken,
+}
+
+/// The contract; see the crate's documentation.
+pub trait Driver {
+    /// Begins to accept on a bound, listening socket.
+    fn listen(&mut self, socket: TcpListener) -> io::Result<ListenerId>;
+    /// Accepts no more; the socket is closed when nothing of it is in flight.
+    fn stop_listening(&mut self, listener: ListenerId);
+    /// Begins to connect; [`Event::Dialed`] tells.
+    fn dial(&mut self, address: SocketAddr) -> io::Result<ConnId>;
+    /// Receives from now on (idempotent).
+    fn resume(&mut self, conn: ConnId);
+    /// Stops receiving (idempotent); what is already received is still delivered.
+    fn pause(&mut self, conn: ConnId);
+    /// The bytes of a lease.
+    fn bytes(&self, lease: &Lease) -> &[u8];
+    /// The bytes of a lease, to be changed in place before they are sent.
+    fn bytes_mut(&mut self, lease: &Lease) -> &mut [u8];
+    /// Gives a lease back.
+    fn release(&mut self, lease: Lease);
+    /// Queues `range` of a lease's bytes (relative to the lease) to go out of the slot itself, without a copy.
+    fn send_slot(&mut self, conn: ConnId, lease: &Lease, range: Range<usize>);
+    /// Queues a copy of `bytes`.
+    fn send_copy(&mut self, conn: ConnId, bytes: &[u8]);
+    /// Sends FIN when all that is queued has gone out.
+    fn finish(&mut self, conn: ConnId);
+    /// Ends the connection: with `flush`, what is queued goes out first (up to the driver's linger limit),
+    /// without, it is discarded. Receiving stops at once; no further event but [`Event::Closed`] comes.
+    fn close(&mut self, conn: ConnId, flush: bool);
+    /// Bytes queued and not yet taken by the kernel.
+    fn queued(&self, conn: ConnId) -> usize;
+    /// Pool slots that the connection's send queue keeps from the pool.
+    fn pinned(&self, conn: ConnId) -> usize;
+    /// While held, no slot goes back to the kernel, so that all receiving comes to rest.
+    fn hold_pool(&mut self, hold: bool);
+    /// Takes a file for writing at explicit offsets.
+    fn open_file(&mut self, file: OwnedFd) -> FileId;
+    /// Closes the file when nothing of it is in flight.
+    fn close_file(&mut self, file: FileId);
+    /// Writes the whole of `buf` at `offset`; [`Event::Written`] with `token` tells.
+    fn write(&mut self, file: FileId, offset: u64, buf: Vec<u8>, token: u64);
+    /// `fdatasync`; [`Event::Synced`] with `token` tells.
+    fn sync(&mut self, file: FileId, token: u64);
+    /// Submits what was queued, waits until something happened or `until` has come (`None`: does not wait past
+    /// what is there already if `block` is false, else waits without end) and appends what it found.
+    fn turn(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()>;
+    /// A handle with which any thread ends this driver's wait.
+    fn waker(&self) -> Waker;
+}
+
+/// How long a turn may wait when there is nothing to do.
+#[derive(Debug, Clone, Copy)]
+pub enum Wait {
+    /** Not at all. */
+    No,
+    /** Until then at the latest. */
+    Until(Instant),
+    /** For ever. */
+    Forever,
+}
+
+/// Wakes one driver from any thread. Cheap to clone; many wakes before a turn are one [`Event::Woken`].
+#[derive(Debug, Clone)]
+pub struct Waker {}
+impl Waker {
+    pub fn wake(&self) {}
+}

@@ -1,0 +1,1 @@
+//! The contract over io_uring.
