@@ -125,7 +125,8 @@ def venv(name, *requirements):
         need("python3-venv")
         shutil.rmtree(home, ignore_errors=True)
         run([sys.executable, "-m", "venv", home], what=f"making a venv in {home}")
-        run([home / "bin/python", "-m", "pip", "install", "-q", *requirements], what=f"installing {', '.join(requirements)}")
+        if requirements:
+            run([home / "bin/python", "-m", "pip", "install", "-q", *requirements], what=f"installing {', '.join(requirements)}")
         stamp.write_text(wanted)
     return home / "bin/python"
 
@@ -181,17 +182,22 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def certificate(folder, name="localhost"):
-    """A self-signed certificate and its key, for 127.0.0.1 and localhost."""
+def certificates(folder):
+    """An authority of its own, and a certificate and key of it for localhost and 127.0.0.1: (authority, certificate, key)."""
     need("openssl")
-    cert, key = folder / f"{name}.crt", folder / f"{name}.key"
-    run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30"]
-        + ["-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", cert],
-        what="making a certificate",
-    )
+    authority, authority_key = folder / "ca.crt", folder / "ca.key"
+    certificate, key, request, names = (folder / f"server.{end}" for end in ("crt", "key", "csr", "ext"))
+    names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth\nbasicConstraints=CA:FALSE\n")
+    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    signed = ["-CA", authority, "-CAkey", authority_key, "-CAcreateserial", "-days", "30", "-extfile", names]
+    for argv in (
+        ["req", "-x509", *new_key, "-days", "30", "-subj", "/CN=test authority", "-keyout", authority_key, "-out", authority],
+        ["req", *new_key, "-subj", "/CN=localhost", "-keyout", key, "-out", request],
+        ["x509", "-req", "-in", request, *signed, "-out", certificate],
+    ):
+        run(["openssl", *argv], what="making a certificate")
     key.chmod(0o600)
-    return cert, key
+    return authority, certificate, key
 
 
 # ---------------------------------------------------------------------------

@@ -14,8 +14,6 @@ from .machine import Trouble
 # Crashes of a test server need not survive a power cut; answers come faster so.
 SETTINGS = {
     "fsync": "off",
-    "synchronous_commit": "off",
-    "full_page_writes": "off",
     "max_connections": "300",
     "shared_buffers": "128MB",
     "listen_addresses": "'127.0.0.1'",
@@ -45,7 +43,7 @@ class Server:
         self.initdb = list(initdb)
         self.port = None
         self.process = None
-        self.certificate = None
+        self.authority = None
 
     def __enter__(self):
         self.start()
@@ -106,10 +104,9 @@ class Server:
         self._launch()
 
     def _make_certificate(self):
-        cert, key = machine.certificate(self.folder)
+        self.authority, cert, key = machine.certificates(self.folder)
         machine.own(cert)
         machine.own(key)
-        self.certificate = cert
         self.settings |= {"ssl": "on", "ssl_cert_file": f"'{cert}'", "ssl_key_file": f"'{key}'"}
 
     def _launch(self):
