@@ -12,7 +12,7 @@ import time
 from .machine import Trouble
 
 # The prompt names the server's process: the same number before and after is the same connection.
-PROMPT = re.compile(r"^\S+@\S+ \[(?P<pid>\d+)\][=^!-][*!?]?[#>] $", re.MULTILINE)
+PROMPT = re.compile(r"^\S+@\S+ \[(?P<pid>\d+)\][=^!-][*!?]?[#>] \Z", re.MULTILINE)
 ANSWER_SECONDS_MAX = 30
 
 
