@@ -36,3 +36,6 @@ pub use rows::{Cells, copied, rows};
 pub use series::{Problem, Tail, read_series};
 pub use verify::{Report, SeriesReport, verify};
 pub use writer::{SegmentRefused, SeriesStart, Write, Writer};
+
+#[cfg(test)]
+mod tests;
