@@ -28,6 +28,9 @@ mod reading;
 mod session;
 mod trouble;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
