@@ -1,6 +1,6 @@
 //! A bare relay on the ring, the floor that the gateway's own cost is measured from: `relay LISTEN TARGET`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 
@@ -21,14 +21,14 @@ fn main() -> io::Result<()> {
     let bundles = std::env::var_os("RELAY_NO_BUNDLES").is_none();
     let mut ring = Ring::new(Config { bundles, ..Config::default() })?;
     ring.listen(listen_socket(listen, 4096, true)?)?;
-    let mut others: HashMap<ConnId, ConnId> = HashMap::new();
-    let mut paused: Vec<ConnId> = Vec::new();
+    let mut relay = Relay::default();
     let mut events = Vec::new();
     loop {
         ring.turn(Wait::Forever, &mut events)?;
         for event in events.drain(..) {
-            step(&mut ring, &mut others, &mut paused, target, event)?;
+            relay.step(&mut ring, target, event)?;
         }
+        let Relay { paused, others, .. } = &mut relay;
         paused.retain(|conn| {
             let full = others.get(conn).is_some_and(|other| ring.pinned(*other) > PINNED_MAX);
             if !full {
@@ -39,41 +39,54 @@ fn main() -> io::Result<()> {
     }
 }
 
-fn step(
-    ring: &mut Ring,
-    others: &mut HashMap<ConnId, ConnId>,
-    paused: &mut Vec<ConnId>,
-    target: SocketAddr,
-    event: Event,
-) -> io::Result<()> {
-    match event {
-        Event::Accepted { conn, .. } => {
-            let other = ring.dial(target)?;
-            others.insert(conn, other);
-            others.insert(other, conn);
-            ring.resume(conn);
-            ring.resume(other);
-        }
-        Event::Received { conn, lease } => {
-            if let Some(other) = others.get(&conn) {
-                ring.send_slot(*other, &lease, 0..lease.len());
-                if ring.pinned(*other) > PINNED_MAX && !paused.contains(&conn) {
-                    ring.pause(conn);
-                    paused.push(conn);
+#[derive(Default)]
+struct Relay {
+    others: HashMap<ConnId, ConnId>,
+    paused: Vec<ConnId>,
+    ended: HashSet<ConnId>,
+}
+
+impl Relay {
+    fn step(&mut self, ring: &mut Ring, target: SocketAddr, event: Event) -> io::Result<()> {
+        match event {
+            Event::Accepted { conn, .. } => {
+                let other = ring.dial(target)?;
+                self.others.insert(conn, other);
+                self.others.insert(other, conn);
+                ring.resume(conn);
+                ring.resume(other);
+            }
+            Event::Received { conn, lease } => {
+                if let Some(other) = self.others.get(&conn) {
+                    ring.send_slot(*other, &lease, 0..lease.len());
+                    if ring.pinned(*other) > PINNED_MAX && !self.paused.contains(&conn) {
+                        ring.pause(conn);
+                        self.paused.push(conn);
+                    }
+                }
+                ring.release(lease);
+            }
+            Event::EndOfStream { conn } => {
+                self.ended.insert(conn);
+                match self.others.get(&conn) {
+                    Some(other) if !self.ended.contains(other) => ring.finish(*other),
+                    _ => self.close(ring, conn),
                 }
             }
-            ring.release(lease);
-        }
-        Event::EndOfStream { conn } | Event::Failed { conn, .. } | Event::Dialed { conn, result: Err(_) } => {
-            ring.close(conn, true);
-            if let Some(other) = others.get(&conn) {
-                ring.close(*other, true);
+            Event::Failed { conn, .. } | Event::Dialed { conn, result: Err(_) } => self.close(ring, conn),
+            Event::Closed { conn } => {
+                self.others.remove(&conn);
+                self.ended.remove(&conn);
             }
+            _ => {}
         }
-        Event::Closed { conn } => {
-            others.remove(&conn);
-        }
-        _ => {}
+        Ok(())
     }
-    Ok(())
+
+    fn close(&self, ring: &mut Ring, conn: ConnId) {
+        ring.close(conn, true);
+        if let Some(other) = self.others.get(&conn) {
+            ring.close(*other, true);
+        }
+    }
 }

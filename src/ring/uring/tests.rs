@@ -216,7 +216,8 @@ fn echoes_come_back_whole() {
 
 #[test]
 fn tiny_rings_and_pools_only_slow_things_down() {
-    for (slots, slot_bytes, entries) in [(1, 1, 1024), (1, 64, 1024), (2, 512, 2), (3, 4096, 1), (4, 1024, 8)] {
+    for (slots, slot_bytes, entries) in [(1, 1, 1024), (1, 64, 1024), (2, 512, 2), (3, 4096, 1), (4, 1024, 8)]
+    {
         for bundles in [false, true] {
             let config = Config { slots, slot_bytes, entries, bundles, ..Config::default() };
             check_echo(config.clone(), 3, 2000, Echo::Slot);
@@ -264,13 +265,7 @@ fn reset(peer: TcpStream) {
     let len = libc::socklen_t::try_from(size_of::<libc::linger>()).unwrap();
     // SAFETY: pointer and length name `linger`.
     let result = unsafe {
-        libc::setsockopt(
-            peer.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_LINGER,
-            (&raw const linger).cast(),
-            len,
-        )
+        libc::setsockopt(peer.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), len)
     };
     assert_eq!(result, 0);
 }
@@ -362,23 +357,22 @@ fn a_paused_connection_comes_to_rest() {
 fn a_slow_reader_slows_its_source_down_in_flat_memory() {
     const BYTES: usize = 64 << 20;
     const PINNED_MAX: usize = 32;
-    let mut rig = Rig::new(Config { queue_high_bytes: 256 << 10, queue_low_bytes: 64 << 10, ..Config::default() });
+    let mut rig =
+        Rig::new(Config { queue_high_bytes: 256 << 10, queue_low_bytes: 64 << 10, ..Config::default() });
     let target = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = rig.ring.dial(target.local_addr().unwrap()).unwrap();
-    let (from, mut source) = loop {
-        let peer = TcpStream::connect(rig.address).unwrap();
-        let mut accepted = None;
-        while accepted.is_none() {
-            for event in rig.turn() {
-                match event {
-                    Event::Accepted { conn, .. } => accepted = Some(conn),
-                    Event::Dialed { result, .. } => result.unwrap(),
-                    event => panic!("{event:?}"),
-                }
+    let mut source = TcpStream::connect(rig.address).unwrap();
+    let (mut accepted, mut dialed) = (None, false);
+    while accepted.is_none() || !dialed {
+        for event in rig.turn() {
+            match event {
+                Event::Accepted { conn, .. } => accepted = Some(conn),
+                Event::Dialed { result, .. } => dialed = result.is_ok(),
+                event => panic!("{event:?}"),
             }
         }
-        break (accepted.unwrap(), peer);
-    };
+    }
+    let from = accepted.unwrap();
     let bytes = pattern(5, BYTES);
     let expected = bytes.clone();
     let writing = thread::spawn(move || source.write_all(&bytes).unwrap());
@@ -392,7 +386,7 @@ fn a_slow_reader_slows_its_source_down_in_flat_memory() {
                 return got;
             }
             got.extend(&part[..len]);
-            if got.len() % 8 == 0 {
+            if got.len().is_multiple_of(8) {
                 thread::sleep(Duration::from_micros(300));
             }
         }
@@ -664,7 +658,7 @@ fn a_dial_tells_how_it_ended() {
     rig.ring.resume(conn);
     rig.ring.send_copy(conn, b"early");
     rig.until(|_, event| match event {
-        Event::Dialed { result, .. } => Some(result.unwrap()),
+        Event::Dialed { result: Ok(()), .. } => Some(()),
         event => panic!("{event:?}"),
     });
     let (mut peer, _) = target.accept().unwrap();
@@ -796,7 +790,8 @@ fn waits_end_in_time() {
 
 fn scratch_file(name: &str) -> (std::path::PathBuf, std::fs::File) {
     let path = std::env::temp_dir().join(format!("lockgate-ring-{}-{name}", std::process::id()));
-    let file = std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+    let file =
+        std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
     (path, file)
 }
 
@@ -877,7 +872,7 @@ fn a_short_write_is_continued() {
         got
     });
     rig.until(|_, event| match event {
-        Event::Written { result, .. } => Some(result.unwrap()),
+        Event::Written { result: Ok(()), .. } => Some(()),
         event => panic!("{event:?}"),
     });
     assert!(reading.join().unwrap() == bytes);
