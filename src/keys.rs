@@ -124,7 +124,7 @@ pub const KEYS: &[Key] = &[
 
     key("recording", "durability", Choice(&["async", "os"]), Default("async"), "\"async\"",
         "When a command is forwarded: `async` when its record is queued, `os` when the operating system has it (it survives a crash of the gateway)."),
-    key("recording", "segment_bytes", Size(MIB, 4 * GIB), Default("64MiB"), "\"64MiB\"",
+    key("recording", "segment_bytes", Size(4 * MIB, 64 * GIB), Default("64MiB"), "\"64MiB\"",
         "Size of one file of a recording; two per worker are allocated ahead."),
 
     key("listener", "protocol", Choice(&["postgres"]), Mistake, "\"postgres\"",
