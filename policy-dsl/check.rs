@@ -206,7 +206,8 @@ impl Checker<'_, '_, '_> {
                 rules.push((Arc::new(checked), rule.place));
             }
         }
-        let masks: Vec<MaskRule> = tree.masks.iter().flat_map(|mask| self.mask(&tree.name.text, mask)).collect();
+        let masks: Vec<MaskRule> =
+            tree.masks.iter().flat_map(|mask| self.mask(&tree.name.text, mask)).collect();
         if tree.rules.is_empty() && masks.is_empty() {
             let message = format!("the policy {} allows nothing", quoted(&tree.name.text));
             let help = "whom it is for may connect, and every command with an effect is denied";
@@ -242,7 +243,10 @@ impl Checker<'_, '_, '_> {
             verb: tree.verb,
             name: rule_name(policy, tree).into(),
             reason: tree.because.as_deref().unwrap_or("").into(),
-            hold: tree.approval.as_ref().map(|Approval { group, within_s }| (group.as_str().into(), *within_s)),
+            hold: tree
+                .approval
+                .as_ref()
+                .map(|Approval { group, within_s }| (group.as_str().into(), *within_s)),
             effects,
             unbounded: tree.unbounded,
             patterns,
@@ -278,8 +282,11 @@ impl Checker<'_, '_, '_> {
             (word, set) => match (word.parse::<Effect>(), set) {
                 (Ok(effect), _) => return Some(EffectSet::one(effect)),
                 (Err(_), Some(set)) => {
-                    let message =
-                        format!("the set {} holds {}, which is not an effect", quoted(&set.text), quoted(word));
+                    let message = format!(
+                        "the set {} holds {}, which is not an effect",
+                        quoted(&set.text),
+                        quoted(word)
+                    );
                     let help = "effects stand before `on`, objects behind it; a set holds one or the other";
                     self.diagnostics.error("P024", set.place, message, help);
                 }

@@ -153,14 +153,7 @@ impl<'a> Diagnostics<'a> {
         self.errors >= ERRORS_MAX
     }
 
-    fn push(
-        &mut self,
-        code: &'static str,
-        severity: Severity,
-        place: Place,
-        message: String,
-        help: String,
-    ) {
+    fn push(&mut self, code: &'static str, severity: Severity, place: Place, message: String, help: String) {
         let file = self.sources.get(place.file).map(|source| source.name.clone()).unwrap_or_default();
         let span = place.start..place.end;
         self.list.push((place.file, Diagnostic { code, severity, file, span, message, help }));
@@ -175,11 +168,8 @@ impl<'a> Diagnostics<'a> {
 
 /// A text of a source as messages quote it: short and printable.
 pub(crate) fn quoted(text: &str) -> String {
-    let mut shown: String = text
-        .chars()
-        .take(QUOTED_CHARS_MAX)
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect();
+    let mut shown: String =
+        text.chars().take(QUOTED_CHARS_MAX).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     if text.chars().nth(QUOTED_CHARS_MAX).is_some() {
         shown.push('…');
     }

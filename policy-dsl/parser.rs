@@ -112,7 +112,12 @@ impl<'s> Parser<'s, '_, '_> {
 
 /// Mistakes.
 impl Parser<'_, '_, '_> {
-    fn fail<T>(&mut self, code: &'static str, message: impl Into<String>, help: impl Into<String>) -> Parsed<T> {
+    fn fail<T>(
+        &mut self,
+        code: &'static str,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Parsed<T> {
         let place = self.place();
         self.diagnostics.error(code, place, message, help);
         Err(Told)
@@ -321,7 +326,11 @@ impl Parser<'_, '_, '_> {
         self.advance();
         loop {
             let name = self.quoted_or_star("a name in quotes, or `*`")?;
-            if groups { policy.groups.push(name) } else { policy.users.push(name) }
+            if groups {
+                policy.groups.push(name)
+            } else {
+                policy.users.push(name)
+            }
             if !self.take(TokenKind::Comma) {
                 return Ok(());
             }
@@ -395,15 +404,8 @@ impl Parser<'_, '_, '_> {
         let place = self.place();
         self.advance();
         let effects = self.effects()?;
-        let mut rule = RuleTree {
-            verb,
-            place,
-            effects,
-            objects: None,
-            unbounded: false,
-            because: None,
-            approval: None,
-        };
+        let mut rule =
+            RuleTree { verb, place, effects, objects: None, unbounded: false, because: None, approval: None };
         if self.begins_object() {
             rule.objects = Some(self.bare_objects(&rule)?);
         }
@@ -686,7 +688,8 @@ impl Parser<'_, '_, '_> {
     /// The kind in `role x`; a name that happens to be a kind's word needs quotes, or a schema.
     fn kind_prefix(&mut self) -> Parsed<Option<&'static str>> {
         let next = self.token_at(self.at + 1);
-        let Some(kind) = kind_word(self.word()).filter(|_| self.kind_at(self.at + 1) != TokenKind::Dot) else {
+        let Some(kind) = kind_word(self.word()).filter(|_| self.kind_at(self.at + 1) != TokenKind::Dot)
+        else {
             return Ok(None);
         };
         let named = match next.map(|token| (token.kind, token.text(self.source))) {
@@ -707,7 +710,9 @@ impl Parser<'_, '_, '_> {
         let part = match kind {
             TokenKind::Quoted => Part { text: self.quoted("a name")?, quoted: true },
             // Behind a dot a keyword is a name like any other.
-            TokenKind::Word if self.kind_at(self.at.wrapping_sub(1)) == TokenKind::Dot || !is_reserved(self.text()) => {
+            TokenKind::Word
+                if self.kind_at(self.at.wrapping_sub(1)) == TokenKind::Dot || !is_reserved(self.text()) =>
+            {
                 let text = self.text().to_owned();
                 self.advance();
                 Part { text, quoted: false }

@@ -144,7 +144,8 @@ impl PolicySet {
 
 impl Policy {
     fn applies(&self, user: &str, groups: &[String], target: &str) -> bool {
-        let named = |patterns: &[String], name: &str| patterns.iter().any(|pattern| glob_matches(pattern, name));
+        let named =
+            |patterns: &[String], name: &str| patterns.iter().any(|pattern| glob_matches(pattern, name));
         named(&self.targets, target)
             && (named(&self.users, user) || groups.iter().any(|group| named(&self.groups, group)))
     }
@@ -240,7 +241,8 @@ impl Program {
         let mut uncovered = None;
         let unknown = Pair::new(Effect::Unknown, Object::None);
         // Facts that say why something is unknown without saying that it is, are unknown all the same.
-        let unsaid = !facts.unknown.is_empty() && !facts.pairs.iter().any(|pair| pair.effect == Effect::Unknown);
+        let unsaid =
+            !facts.unknown.is_empty() && !facts.pairs.iter().any(|pair| pair.effect == Effect::Unknown);
         for pair in facts.pairs.iter().chain(unsaid.then_some(&unknown)) {
             if let Some(rule) = self.deny.find(pair) {
                 return self.denied(rule, pair);

@@ -69,8 +69,7 @@ impl Posting {
     }
 
     fn find(&self, pair: &Pair) -> Option<u32> {
-        let applies =
-            |c: &&Clause| c.effects.contains(pair.effect) && (pair.unbounded || !c.unbounded_only);
+        let applies = |c: &&Clause| c.effects.contains(pair.effect) && (pair.unbounded || !c.unbounded_only);
         self.0.iter().find(applies).map(|clause| clause.rule)
     }
 }
@@ -153,7 +152,9 @@ impl Index {
                 Pattern::Last(name) => self.words.add(name, number),
                 Pattern::Kind { kind, name } => self.kinds.entry(kind).or_default().add(name, number),
             }
-            if !self.must_cover && let Some(last) = entry.pattern.last() {
+            if !self.must_cover
+                && let Some(last) = entry.pattern.last()
+            {
                 self.lasts.add(last, number);
             }
         }
