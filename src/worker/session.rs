@@ -1,5 +1,6 @@
 //! A session: its lane and its two connections, with what waits between them.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::{Index, IndexMut};
 
@@ -22,10 +23,12 @@ pub(crate) struct Session {
     /// Which listener it came through.
     pub listener: usize,
     pub stage: Stage,
+    /// The snapshot that answered its log-in; 0: none yet.
+    pub epoch: u64,
     /// When the earliest of its lane timers comes up; `u64::MAX`: none is armed.
     pub armed_ns: u64,
-    /// The block of the recording that holds its last records; 0: none yet.
-    pub recorded_in: u64,
+    /// The mark of the recording up to which its records go; 0: none yet.
+    pub recorded: u64,
     /// Commands whose records are not written yet.
     pub gate: Option<Box<Gate>>,
     /// Whereto and how, from [`lockgate_lane::Action::Dial`] on.
@@ -98,8 +101,9 @@ impl Session {
             client,
             listener,
             stage: Stage::Arriving,
+            epoch: 0,
             armed_ns: u64::MAX,
-            recorded_in: 0,
+            recorded: 0,
             gate: None,
             upstream: None,
             registered: None,
@@ -117,41 +121,43 @@ impl Session {
     }
 }
 
-/// Bytes for the server that may leave only when the block with their records is written, in order. There are two
-/// blocks at most that are not written: the one on its way to the disk and the one being filled.
+/// Bytes for the server that may leave only when the records of what they command are written, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
-    flying: Vec<u8>,
-    filling: Vec<u8>,
+    bytes: Vec<u8>,
+    /// Where in `bytes` a stretch ends, and the mark of the recording it waits for. Marks never fall.
+    stretches: VecDeque<(u64, usize)>,
 }
 
 impl Gate {
     pub(crate) fn len(&self) -> usize {
-        self.flying.len() + self.filling.len()
+        self.bytes.len()
     }
 
-    /// Adds bytes; `filling`: their records are in the block being filled. What came later never passes what came
-    /// earlier.
-    pub(crate) fn push(&mut self, bytes: &[u8], filling: bool) {
-        if filling || !self.filling.is_empty() {
-            self.filling.extend_from_slice(bytes);
-        } else {
-            self.flying.extend_from_slice(bytes);
+    /// Adds bytes that may leave once the recording is written up to `mark`.
+    pub(crate) fn push(&mut self, bytes: &[u8], mark: u64) {
+        self.bytes.extend_from_slice(bytes);
+        let end = self.bytes.len();
+        match self.stretches.back_mut() {
+            Some((last, last_end)) if *last >= mark => *last_end = end,
+            _ => self.stretches.push_back((mark, end)),
         }
     }
 
-    /// The block being filled has been sealed and is on its way.
-    pub(crate) fn sealed(&mut self) {
-        if self.flying.is_empty() {
-            std::mem::swap(&mut self.flying, &mut self.filling);
-        } else {
-            self.flying.append(&mut self.filling);
+    /// Moves what may leave, now that the recording is written up to `written`, to the end of `out`.
+    pub(crate) fn release(&mut self, written: u64, out: &mut Vec<u8>) {
+        let mut released = 0;
+        while let Some((mark, end)) = self.stretches.front().copied() {
+            if mark > written {
+                break;
+            }
+            released = end;
+            self.stretches.pop_front();
         }
-    }
-
-    /// The block on its way is written: what may leave now.
-    pub(crate) fn written(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.flying)
+        for (_, end) in &mut self.stretches {
+            *end -= released;
+        }
+        out.extend(self.bytes.drain(..released.min(self.bytes.len())));
     }
 }
 
@@ -196,11 +202,18 @@ impl Owners {
     }
 }
 
-/// Something to be done when the call that asked for it is over, because it concerns another session.
+/// Something to be done when the call that asked for it is over, because a lane may not be called
+/// while its own actions are carried out.
 #[derive(Debug)]
 pub(crate) enum Job {
     /// Tell a session that its cancel key came.
     Cancel { session: crate::table::Key, client: SocketAddr, requester: Requester },
+    /// End a session because nothing can be recorded.
+    Unrecorded { session: crate::table::Key },
+    /// Give a session its place in a snapshot that came while it logged in.
+    Adopt { session: crate::table::Key },
+    /// Tell a session that one of its connections is of no further use.
+    Broken { session: crate::table::Key, side: Side, error: String },
 }
 
 #[cfg(test)]
@@ -210,17 +223,21 @@ mod tests {
     #[test]
     fn the_gate_keeps_order_and_lets_nothing_out_early() {
         let mut gate = Gate::default();
-        gate.push(b"a", true);
-        assert_eq!(gate.written(), b"", "its block is not even sealed");
-        gate.sealed();
-        gate.push(b"b", true);
-        gate.push(b"c", false);
-        assert_eq!(gate.written(), b"a");
-        gate.sealed();
-        gate.push(b"d", false);
-        assert_eq!(gate.len(), 3);
-        assert_eq!(gate.written(), b"bcd", "d had no records of its own, so it goes with b and c");
-        assert_eq!(gate.len(), 0);
+        let mut check = |push: &[(&str, u64)], written, expected: &str, left| {
+            for (bytes, mark) in push {
+                gate.push(bytes.as_bytes(), *mark);
+            }
+            let mut out = Vec::new();
+            gate.release(written, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+            assert_eq!(gate.len(), left);
+        };
+        check(&[("a", 1), ("b", 1), ("c", 2)], 0, "", 3);
+        check(&[("d", 4)], 1, "ab", 2);
+        check(&[], 1, "", 2);
+        check(&[("e", 3)], 3, "c", 2);
+        check(&[], 4, "de", 0);
+        check(&[("f", 5)], 9, "f", 0);
     }
 
     #[test]
