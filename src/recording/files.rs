@@ -19,7 +19,8 @@ pub fn segment_path(root: &Path, worker: u32, number: u64) -> PathBuf {
 
 /// Makes the file of a segment: all its bytes are written as zeros and synced, so that later writes change no
 /// metadata and cannot run out of space, and its name is durable. Readable by its owner only. A file that was made
-/// earlier and never used (all zeros, of this size) is taken as it is; any other is an error. Blocks: for control.
+/// earlier and never used (all zeros) is taken, or replaced if its size is another; any other is an error. Blocks: for
+/// control.
 pub fn create_segment(root: &Path, worker: u32, number: u64, size: u64) -> io::Result<File> {
     let dir = series_dir(root, worker);
     create_private_dir(&dir)?;
@@ -91,15 +92,15 @@ fn open_unused(path: &Path, size: u64) -> io::Result<Option<File>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
-    if file.metadata()?.len() == size && is_zero(&mut file)? {
-        return Ok(Some(file));
+    if is_zero(&mut file)? {
+        return Ok((file.metadata()?.len() == size).then_some(file));
     }
     let what = format!("{} is there already and not empty: it is never overwritten", path.display());
     Err(io::Error::new(ErrorKind::AlreadyExists, what))
 }
 
 /// Whether all bytes from the beginning are zero.
-pub(crate) fn is_zero(file: &mut File) -> io::Result<bool> {
+fn is_zero(file: &mut File) -> io::Result<bool> {
     file.seek(SeekFrom::Start(0))?;
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {

@@ -9,19 +9,33 @@
 
 mod codec;
 mod draft;
+mod entries;
 mod files;
+#[doc(hidden)]
+pub mod fuzzing;
 mod layout;
+mod reader;
 mod record;
 mod recover;
+mod rows;
+mod series;
+mod verify;
 mod writer;
 
 pub use codec::Malformed;
 pub use draft::{Draft, RECORD_BYTES_MAX};
+pub use entries::Entry;
 pub use files::{create_segment, segment_path, series_dir, workers};
 pub use layout::{
     ALIGNMENT, ALIGNMENT_MAX, BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, BlockHeader, Hash, PAYLOAD_BYTES_MAX,
     SEGMENT_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES, SegmentHeader, VERSION,
 };
 pub use record::{Column, CommandKind, Record, Ruling, SessionId, Time};
-pub use recover::{Crash, Recovery};
+pub use recover::{Crash, Recovery, recover};
+pub use rows::{Cells, copied, rows};
+pub use series::{Problem, Tail, read_series};
+pub use verify::{Report, SeriesReport, verify};
 pub use writer::{SegmentRefused, SeriesStart, Write, Writer};
+
+#[cfg(test)]
+mod tests;
