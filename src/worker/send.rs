@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use lockgate_lane::Side;
-use lockgate_ring::Driver;
+use lockgate_ring::{ConnId, Driver, Lease};
 
 use crate::feed::Input;
 use crate::session::{Gate, Job, Session, Stage};
@@ -22,10 +22,6 @@ const GATE_BYTES_HIGH: usize = 256 << 10;
 /// Slots that one connection's send queue may keep from the pool; past them bytes are copied out, so that one slow
 /// peer never empties the pool.
 const PINNED_SLOTS_MAX: usize = 16;
-
-/// Pieces for a TLS connection from this size on are sealed from where they are; smaller ones are gathered, because
-/// a record costs more than a copy.
-const SEAL_DIRECT_BYTES: usize = 4 << 10;
 
 /// Which bytes a range means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +53,7 @@ enum Route {
     /// Behind the gate, until the recording is written up to the mark.
     Gate(u64),
     Tls,
-    Plain(lockgate_ring::ConnId),
+    Plain(ConnId),
 }
 
 impl<D: Driver> Worker<D> {
@@ -87,18 +83,19 @@ impl<D: Driver> Worker<D> {
         input: Input<'_>,
         range: Range<usize>,
     ) {
+        if let Route::Plain(conn) = route {
+            return self.send_copy(conn, origin, input, range);
+        }
         let bytes = match (origin, input) {
             (Origin::Arena, _) => self.outbox.arena.get(range),
             (Origin::Input, Input::Slot(lease)) => self.ring.bytes(lease).get(range),
             (Origin::Input, Input::Bytes(plain)) => plain.get(range),
             (Origin::Input, Input::None) => None,
         };
-        let Some(bytes) = bytes else {
-            tracing::error!(worker = self.index, "a lane named bytes that are not there");
-            return;
-        };
+        let Some(bytes) = bytes else { return misnamed(self.index) };
         match route {
-            Route::Nowhere => {}
+            Route::Nowhere | Route::Plain(_) => {}
+            Route::Tls => self.staged.side(to).extend_from_slice(bytes),
             Route::Gate(mark) => {
                 let Some(session) = self.sessions.get_mut(key) else { return };
                 let gate = session.gate.get_or_insert_with(|| {
@@ -107,15 +104,24 @@ impl<D: Driver> Worker<D> {
                 });
                 gate.push(bytes, mark);
             }
-            Route::Tls => self.staged.side(to).extend_from_slice(bytes),
-            Route::Plain(conn) => match (origin, input) {
-                (Origin::Input, Input::Slot(_)) => {
-                    self.copies.clear();
-                    self.copies.extend_from_slice(bytes);
-                    self.ring.send_copy(conn, &self.copies);
-                }
-                _ => self.ring.send_copy(conn, bytes),
-            },
+        }
+    }
+
+    fn send_copy(&mut self, conn: ConnId, origin: Origin, input: Input<'_>, range: Range<usize>) {
+        let bytes = match (origin, input) {
+            (Origin::Arena, _) => self.outbox.arena.get(range),
+            (Origin::Input, Input::Bytes(plain)) => plain.get(range),
+            (Origin::Input, Input::Slot(lease)) => {
+                // Out of a slot that is not to be kept from the pool.
+                self.copies.clear();
+                self.copies.extend_from_slice(self.ring.bytes(lease).get(range).unwrap_or_default());
+                Some(self.copies.as_slice())
+            }
+            (Origin::Input, Input::None) => None,
+        };
+        match bytes {
+            Some(bytes) => self.ring.send_copy(conn, bytes),
+            None => misnamed(self.index),
         }
     }
 
@@ -262,4 +268,9 @@ impl<D: Driver> Worker<D> {
             self.ring.resume(conn);
         }
     }
+}
+
+/// A lane named bytes that are not there: its session is out of step with its peers.
+fn misnamed(worker: u32) {
+    tracing::error!(worker, "a lane named bytes that are not there");
 }

@@ -9,7 +9,7 @@ use lockgate_bridge::{Counters, Inbox, Notice, Order, Outlet, Snapshot};
 use lockgate_facts::postgres::Cache;
 use lockgate_lane::{Answer, Judge, ListenerRules, Outbox};
 use lockgate_recording::{Record, SessionId, Time};
-use lockgate_ring::uring::Ring;
+use lockgate_ring::uring::{Config, Ring};
 use lockgate_ring::{Driver, Event, ListenerId, Wait};
 
 use crate::admission::Admission;
@@ -29,6 +29,8 @@ use crate::{Limits, Setup};
 const FACTS_BYTES_MAX: usize = 64 << 20;
 /// Orders taken in one turn: a flood of them does not keep sessions waiting.
 const ORDERS_MAX: usize = 256;
+/// Connections beside those of sessions: cancel requests under way, and refused ones being closed.
+const SPARE_CONNECTIONS: u32 = 256;
 /// How soon notices that did not fit into the mailbox are tried again, in nanoseconds.
 const MAIL_AGAIN_NS: u64 = 10_000_000;
 /// How long the last notices are tried, in turns of a millisecond.
@@ -131,7 +133,7 @@ pub(crate) fn run(mut setup: Setup) -> io::Result<()> {
     let outlet = setup.outlet.clone();
     let worker = setup.index;
     let wake = std::mem::replace(&mut setup.wake, Box::new(|_| ()));
-    let result = Ring::new(Default::default()).and_then(|ring| {
+    let result = Ring::new(ring_config(&setup.limits)).and_then(|ring| {
         wake(ring.waker());
         Worker::new(ring, setup, lockgate_ring::random)?.turns()
     });
@@ -140,6 +142,15 @@ pub(crate) fn run(mut setup: Setup) -> io::Result<()> {
     }
     farewell(&outlet, worker);
     result
+}
+
+/// The ring's limits follow the worker's: a session has two connections, a cancel request one more.
+fn ring_config(limits: &Limits) -> Config {
+    Config {
+        connections_max: limits.sessions_max.saturating_mul(2).saturating_add(SPARE_CONNECTIONS),
+        queue_high_bytes: crate::send::QUEUE_BYTES_HIGH,
+        ..Config::default()
+    }
 }
 
 /// The last notice; it is tried for seconds, because control waits for it.
@@ -156,7 +167,7 @@ fn farewell(outlet: &Outlet<Notice>, worker: u32) {
 
 /// A worker that cannot be pinned runs all the same, only slower.
 fn pin(worker: u32, core: usize) {
-    if let Err(error) = lockgate_ring::pin(core) {
+    if let Err(error) = lockgate_ring::pin_current_thread(core) {
         tracing::warn!(worker, core, %error, "the worker cannot be pinned to its core");
     }
 }
