@@ -104,10 +104,10 @@ mod tests {
     #[test]
     fn ids_tell_start_worker_and_count() {
         let mut ids = Ids::new(counting, 3).unwrap();
-        assert_eq!(ids.next().unwrap(), SessionId(0x010203_03_00000001));
-        assert_eq!(ids.next().unwrap(), SessionId(0x010203_03_00000002));
+        assert_eq!(ids.next().unwrap(), SessionId(0x0102_0303_0000_0001));
+        assert_eq!(ids.next().unwrap(), SessionId(0x0102_0303_0000_0002));
         ids.counter = u32::MAX;
-        assert_eq!(ids.next().unwrap(), SessionId(0x010203_03_00000001));
+        assert_eq!(ids.next().unwrap(), SessionId(0x0102_0303_0000_0001));
     }
 
     #[test]

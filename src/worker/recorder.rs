@@ -37,6 +37,13 @@ const FINISH_NS_MAX: u64 = 15_000_000_000;
 
 const _: () = assert!(BACKLOG_BYTES_LOW < BACKLOG_BYTES_MAX && BLOCK_BYTES < BACKLOG_BYTES_LOW);
 
+/// What every call of the recorder needs of its worker.
+pub(crate) struct Turn<'a> {
+    pub now: Time,
+    pub counters: &'a Counters,
+    pub mail: &'a mut Mail,
+}
+
 /// One worker's recording.
 #[derive(Debug)]
 pub(crate) struct Recorder {
@@ -146,14 +153,13 @@ impl Recorder {
         &mut self,
         ring: &mut D,
         draft: &mut Draft,
-        now: Time,
         gated: bool,
-        counters: &Counters,
-        mail: &mut Mail,
+        turn: &mut Turn<'_>,
     ) {
-        self.watch(now, mail, counters);
-        self.begin_segment(ring, now, mail);
-        self.ask(now, mail);
+        let (now, counters) = (turn.now, turn.counters);
+        self.watch(turn);
+        self.begin_segment(ring, now, turn.mail);
+        self.ask(now, turn.mail);
         if draft.is_empty() {
             self.waiting_since_ns = None;
         } else if self.waiting_since_ns.is_none() {
@@ -176,9 +182,7 @@ impl Recorder {
         token: u64,
         result: io::Result<()>,
         buf: Vec<u8>,
-        now: Time,
-        counters: &Counters,
-        mail: &mut Mail,
+        turn: &mut Turn<'_>,
     ) {
         match result {
             Ok(()) => {
@@ -187,18 +191,18 @@ impl Recorder {
                     tracing::warn!(worker = self.worker, "recording goes on");
                 }
                 if std::mem::take(&mut self.last) {
-                    self.complete(ring, now);
+                    self.complete(ring, turn.now);
                 }
             }
             Err(error) => {
-                counters.recording_failures.add(1);
+                turn.counters.recording_failures.add(1);
                 let why = error.to_string();
-                self.writer.failed(token, buf, &why, now);
+                self.writer.failed(token, buf, &why, turn.now);
                 self.last = false;
                 if let Some(file) = self.file.take() {
                     ring.close_file(file);
                 }
-                self.fail(format!("writing the recording failed: {why}"), mail);
+                self.fail(format!("writing the recording failed: {why}"), turn.mail);
             }
         }
     }
@@ -320,11 +324,11 @@ impl Recorder {
     }
 
     /// A write that takes too long counts as failed for everybody who waits for it.
-    fn watch(&mut self, now: Time, mail: &mut Mail, counters: &Counters) {
-        let late = self.writer.is_busy() && now.monotonic_ns >= self.launched_ns + WRITE_NS_MAX;
+    fn watch(&mut self, turn: &mut Turn<'_>) {
+        let late = self.writer.is_busy() && turn.now.monotonic_ns >= self.launched_ns + WRITE_NS_MAX;
         if late && self.down.is_none() {
-            counters.recording_failures.add(1);
-            self.fail(String::from("a write of the recording does not end"), mail);
+            turn.counters.recording_failures.add(1);
+            self.fail(String::from("a write of the recording does not end"), turn.mail);
         }
     }
 

@@ -62,12 +62,6 @@ impl Salts {
         self.known.insert(question, Zeroizing::new(key));
         self.waiting.remove(&question).unwrap_or_default()
     }
-
-    /// Control could not be asked: who waited for it.
-    pub(crate) fn failed(&mut self, ticket: u64) -> Vec<Key> {
-        let Some(question) = self.asked.remove(&ticket) else { return Vec::new() };
-        self.waiting.remove(&question).unwrap_or_default()
-    }
 }
 
 fn question(request: &SaltRequest) -> Question {
@@ -118,15 +112,5 @@ mod tests {
         for (password, salt, iterations) in [("p", "s", 1), ("p", "s", 2), ("p", "t", 1), ("ps", "", 1), ("", "ps", 1)] {
             assert!(matches!(salts.ask(&request(password, salt, iterations), a), Salt::Ask(_)));
         }
-    }
-
-    #[test]
-    fn a_question_that_could_not_be_asked_is_asked_again() {
-        let mut table = Table::new();
-        let a = table.insert(()).unwrap();
-        let mut salts = Salts::default();
-        let Salt::Ask(ticket) = salts.ask(&request("p", "s", 1), a) else { panic!("unknown yet") };
-        assert_eq!(salts.failed(ticket), vec![a]);
-        assert!(matches!(salts.ask(&request("p", "s", 1), a), Salt::Ask(_)));
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use lockgate_lane::Side;
-use lockgate_ring::{ConnId, Driver, Lease};
+use lockgate_ring::{ConnId, Driver};
 
 use crate::feed::Input;
 use crate::session::{Gate, Job, Session, Stage};
@@ -128,10 +128,9 @@ impl<D: Driver> Worker<D> {
     fn route(&self, session: &Session, to: Side) -> Route {
         let leg = &session.legs[to];
         let Some(conn) = leg.conn else { return Route::Nowhere };
-        if to == Side::Server && session.stage == Stage::Established {
-            if session.gate.is_some() || self.recorder.must_wait(session.recorded) {
-                return Route::Gate(session.recorded);
-            }
+        let commands = to == Side::Server && session.stage == Stage::Established;
+        if commands && (session.gate.is_some() || self.recorder.must_wait(session.recorded)) {
+            return Route::Gate(session.recorded);
         }
         match leg.tls {
             Some(_) => Route::Tls,

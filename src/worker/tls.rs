@@ -69,11 +69,6 @@ impl Tls {
         Tls { engine, pending: Vec::new(), established: false, peer_closed: false, close_sent: false }
     }
 
-    /// The handshake is done.
-    pub(crate) fn is_established(&self) -> bool {
-        self.established
-    }
-
     /// The peer has said that nothing more comes; an end of stream without it is a truncation.
     pub(crate) fn is_peer_closed(&self) -> bool {
         self.peer_closed

@@ -17,7 +17,7 @@ use crate::cancel::Courier;
 use crate::ids::{self, Entropy, Ids};
 use crate::keys::Keys;
 use crate::mail::Mail;
-use crate::recorder::Recorder;
+use crate::recorder::{Recorder, Turn};
 use crate::salts::Salts;
 use crate::session::{Job, Owner, Owners, Session};
 use crate::table::{Key, Table};
@@ -256,8 +256,8 @@ impl<D: Driver> Worker<D> {
             self.recorder.begin_end(self.now);
         }
         let gated = !self.gated.is_empty();
-        let records = &mut self.outbox.records;
-        self.recorder.pump(&mut self.ring, records, self.now, gated, &self.counters, &mut self.mail);
+        let Worker { recorder, ring, outbox, counters, mail, now, .. } = self;
+        recorder.pump(ring, &mut outbox.records, gated, &mut Turn { now: *now, counters, mail });
         self.recorded_len = self.outbox.records.len();
         self.end_if_recording_is_down();
     }
@@ -336,8 +336,8 @@ impl<D: Driver> Worker<D> {
     }
 
     fn recording_written(&mut self, token: u64, result: io::Result<()>, buf: Vec<u8>) {
-        let Worker { recorder, ring, counters, mail, .. } = self;
-        recorder.written_event(ring, token, result, buf, self.now, counters, mail);
+        let Worker { recorder, ring, counters, mail, now, .. } = self;
+        recorder.written_event(ring, token, result, buf, &mut Turn { now: *now, counters, mail });
         self.end_if_recording_is_down();
         self.open_gates();
     }
