@@ -111,21 +111,3 @@ impl fmt::Debug for Verifier {
         f.write_str("Verifier")
     }
 }
-
-impl Verifier {
-    /// The verifier of a password (RFC 5802 section 3): costs the whole PBKDF2.
-    pub fn derive(password: &[u8], salt: Vec<u8>, iterations: u32) -> Verifier {
-        let _ = password;
-        Verifier { salt, iterations, stored_key: [0; 32], server_key: [0; 32] }
-    }
-    /// A verifier that no password satisfies, the same for one key and name every time, of the look of others.
-    pub fn decoy(key: &[u8; 32], name: &str) -> Verifier {
-        let _ = (key, name);
-        Verifier { salt: vec![0; 16], iterations: 4096, stored_key: [0; 32], server_key: [0; 32] }
-    }
-    /// PBKDF2-HMAC-SHA-256, 32 bytes.
-    pub fn salt_password(password: &[u8], salt: &[u8], iterations: u32) -> [u8; 32] {
-        let _ = (password, salt, iterations);
-        [0; 32]
-    }
-}

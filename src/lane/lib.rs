@@ -26,9 +26,12 @@ use std::sync::Arc;
 use lockgate_recording::{Draft, SessionId, Time};
 
 pub mod grant;
+mod judge;
 pub mod postgres;
+pub mod scram;
 
 pub use grant::*;
+pub use judge::Judge;
 
 /// One of the two connections of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -97,13 +100,6 @@ pub struct Outbox {
     pub arena: Vec<u8>,
     /// The worker's open recording block.
     pub records: Draft,
-}
-
-/// What the worker owns and lends to every lane call.
-#[derive(Debug)]
-pub struct Judge {
-    /// Facts of statements seen before.
-    pub facts: lockgate_facts::postgres::Cache,
 }
 
 /// Limits of a lane, from configuration.
@@ -258,10 +254,51 @@ impl Lane {
             Lane::Postgres(lane) => lane.is_idle(),
         }
     }
+    /// The lane can take no more from this side for now: the worker stops receiving there until this turns false.
+    /// What it receives all the same is to be fed as ever; the lane keeps it.
+    pub fn blocked(&self, side: Side) -> bool {
+        match self {
+            Lane::Postgres(lane) => lane.blocked(side),
+        }
+    }
     /// Who and what, once granted.
     pub fn grant(&self) -> Option<&Grant> {
         match self {
             Lane::Postgres(lane) => lane.grant(),
+        }
+    }
+}
+
+impl Outbox {
+    /// Forwards a range of the input; one that continues the last becomes one with it.
+    pub fn forward(&mut self, to: Side, range: Range<usize>) {
+        if let Some(Action::Forward { to: last_to, range: last }) = self.actions.last_mut()
+            && *last_to == to
+            && last.end == range.start
+        {
+            last.end = range.end;
+        } else if !range.is_empty() {
+            self.actions.push(Action::Forward { to, range });
+        }
+    }
+
+    /// Sends what `write` appends to the arena; what continues the last send becomes one with it.
+    pub fn send(&mut self, to: Side, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.arena.len();
+        write(&mut self.arena);
+        self.sent(to, start);
+    }
+
+    /// Sends what stands in the arena from `start` on.
+    pub fn sent(&mut self, to: Side, start: usize) {
+        let end = self.arena.len();
+        if let Some(Action::Send { to: last_to, range: last }) = self.actions.last_mut()
+            && *last_to == to
+            && last.end == start
+        {
+            last.end = end;
+        } else if start < end {
+            self.actions.push(Action::Send { to, range: start..end });
         }
     }
 }
