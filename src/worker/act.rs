@@ -16,33 +16,20 @@ use crate::turn::Worker;
 const ARENA_BYTES_KEPT: usize = 1 << 20;
 
 impl<D: Driver> Worker<D> {
-    /// Carries out all actions in the outbox, in order; adjacent sends to one side become one.
+    /// Carries out all actions in the outbox, in order. (The outbox has made one of adjacent sends already.)
     pub(crate) fn carry_out(&mut self, key: Key, input: Input<'_>) {
         self.note_records(key);
         let mut actions = std::mem::take(&mut self.outbox.actions);
-        let mut run = None;
         for action in actions.drain(..) {
-            let piece = match action {
-                Action::Forward { to, range } => (to, Origin::Input, range),
-                Action::Send { to, range } => (to, Origin::Arena, range),
+            match action {
+                Action::Forward { to, range } => self.send_run(key, input, to, Origin::Input, range),
+                Action::Send { to, range } => self.send_run(key, input, to, Origin::Arena, range),
                 other => {
-                    self.send_run(key, input, run.take());
                     self.flush_staged(key);
                     self.carry_out_one(key, other);
-                    continue;
                 }
-            };
-            run = match run {
-                Some((to, origin, range)) if (to, origin, range.end) == (piece.0, piece.1, piece.2.start) => {
-                    Some((to, origin, range.start..piece.2.end))
-                }
-                before => {
-                    self.send_run(key, input, before);
-                    Some(piece)
-                }
-            };
+            }
         }
-        self.send_run(key, input, run);
         self.flush_staged(key);
         self.outbox.actions = actions;
         self.outbox.arena.clear();
@@ -51,7 +38,7 @@ impl<D: Driver> Worker<D> {
 
     fn carry_out_one(&mut self, key: Key, action: Action) {
         match action {
-            // Sends are gathered by the caller.
+            // The caller's.
             Action::Forward { .. } | Action::Send { .. } => {}
             Action::StartTls { side: Side::Client } => self.start_client_tls(key),
             Action::StartTls { side: Side::Server } => self.start_server_tls(key),

@@ -58,8 +58,7 @@ enum Route {
 
 impl<D: Driver> Worker<D> {
     /// Sends one stretch of bytes.
-    pub(crate) fn send_run(&mut self, key: Key, input: Input<'_>, run: Option<(Side, Origin, Range<usize>)>) {
-        let Some((to, origin, range)) = run else { return };
+    pub(crate) fn send_run(&mut self, key: Key, input: Input<'_>, to: Side, origin: Origin, range: Range<usize>) {
         if to == Side::Client {
             self.counters.bytes_to_clients.add(u64::try_from(range.len()).unwrap_or(u64::MAX));
         }
@@ -235,7 +234,8 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// Stops reading from whoever adds to a queue that is too long, and goes on when it is not.
+    /// Stops reading from whoever adds to a queue that is too long, or has said more than the lane can take now, and
+    /// goes on when that is over.
     ///
     /// A long queue to the client holds back both sides: the server sends rows, and the client's own commands may
     /// be answered by the gateway. A long queue to the server holds back the client only: were the server not
@@ -245,8 +245,10 @@ impl<D: Driver> Worker<D> {
         let to_client = self.queued(session, Side::Client) > QUEUE_BYTES_HIGH;
         let to_server =
             self.queued(session, Side::Server) > QUEUE_BYTES_HIGH || session.gated() > GATE_BYTES_HIGH;
-        self.set_paused(key, Side::Client, to_client || to_server);
-        self.set_paused(key, Side::Server, to_client);
+        let blocked = |side| session.lane.as_ref().is_some_and(|lane| lane.blocked(side));
+        let (client, server) = (to_client || to_server || blocked(Side::Client), to_client || blocked(Side::Server));
+        self.set_paused(key, Side::Client, client);
+        self.set_paused(key, Side::Server, server);
     }
 
     fn queued(&self, session: &Session, side: Side) -> usize {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lockgate_bridge::{Counters, Inbox, Notice, Order, Outlet, Snapshot};
-use lockgate_facts::postgres::Cache;
 use lockgate_lane::{Answer, Judge, ListenerRules, Outbox};
 use lockgate_recording::{Record, SessionId, Time};
 use lockgate_ring::uring::{Config, Ring};
@@ -209,7 +208,7 @@ impl<D: Driver> Worker<D> {
             passed_on: HashMap::new(),
             last_ticket: 0,
             recorded_len: 0,
-            judge: Judge { facts: Cache::new(FACTS_BYTES_MAX) },
+            judge: Judge::new(FACTS_BYTES_MAX),
             outbox: Outbox::default(),
             answers: VecDeque::new(),
             jobs: VecDeque::new(),
