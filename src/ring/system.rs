@@ -115,6 +115,7 @@ fn check(result: i32) -> io::Result<()> {
 }
 
 /// A socket address as the kernel reads it.
+#[derive(Clone, Copy)]
 pub(crate) union SocketAddress {
     v4: libc::sockaddr_in,
     v6: libc::sockaddr_in6,

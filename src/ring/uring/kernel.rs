@@ -13,9 +13,11 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use super::token::{Kind, Token};
 use crate::system::SocketAddress;
 
-/// Most pieces of one gather send. The kernel allows 1024; 64 carry a mebibyte of full slots, which is more than
-/// a socket takes at once.
-pub(super) const GATHER_MAX: usize = 64;
+/// Most pieces of one gather send; the kernel allows 1024. A result of many masked values is made of many.
+pub(super) const GATHER_MAX: usize = 512;
+
+/// Vectors that can be in use between two submissions: one fewer left than a gather may need makes a submission.
+const VECTORS: usize = 8 * GATHER_MAX;
 
 /// Most completions handled between two looks at the queue.
 pub(super) const BATCH: usize = 64;
@@ -25,9 +27,9 @@ const FRAMES_MAX: u32 = 128;
 
 /// What a gather send or a dial points to while it waits for submission: the kernel copies it when it takes the
 /// operation (IORING_FEAT_SUBMIT_STABLE), so it is free again as soon as the submission queue is empty.
+#[derive(Clone, Copy)]
 struct Frame {
     header: libc::msghdr,
-    vectors: [libc::iovec; GATHER_MAX],
     address: SocketAddress,
 }
 
@@ -37,6 +39,9 @@ pub(super) struct Kernel {
     backlog: VecDeque<squeue::Entry>,
     frames: Box<[Frame]>,
     frames_used: usize,
+    /// What the frames' headers point to.
+    vectors: Box<[libc::iovec]>,
+    vectors_used: usize,
     in_flight: usize,
     enter_flags: EnterFlags,
 }
@@ -44,6 +49,7 @@ pub(super) struct Kernel {
 impl Kernel {
     pub(super) fn new(ring: IoUring) -> Kernel {
         let frames = ring.params().sq_entries().min(FRAMES_MAX);
+        let no_vector = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         let mut enter_flags = EnterFlags::GETEVENTS;
         if ring.params().is_feature_no_iowait() {
             enter_flags |= EnterFlags::NO_IOWAIT;
@@ -53,6 +59,8 @@ impl Kernel {
             backlog: VecDeque::new(),
             frames: (0..frames).map(|_| Frame::new()).collect(),
             frames_used: 0,
+            vectors: vec![no_vector; VECTORS].into(),
+            vectors_used: 0,
             in_flight: 0,
             enter_flags,
         }
@@ -143,32 +151,46 @@ impl Kernel {
     /// What the vectors name is valid and unchanged until the completion has been reaped.
     pub(super) unsafe fn send_gather(&mut self, fd: RawFd, count: usize, token: Token) {
         let Some(frame) = self.frames.get_mut(self.frames_used) else { return };
+        let Some(vectors) = self.vectors.get_mut(self.vectors_used..) else { return };
         self.frames_used += 1;
-        frame.header.msg_iov = frame.vectors.as_mut_ptr();
-        frame.header.msg_iovlen = count.min(GATHER_MAX);
+        self.vectors_used += count;
+        frame.header.msg_iov = vectors.as_mut_ptr();
+        frame.header.msg_iovlen = count.min(vectors.len());
         let header = &raw const frame.header;
         let flags = libc::MSG_NOSIGNAL.unsigned_abs();
         let entry = opcode::SendMsg::new(Fd(fd), header).flags(flags).build();
-        // SAFETY: the frame is not reused before submission (`frames_used`); the rest is the caller's.
+        // SAFETY: neither frame nor vectors are reused before submission (`frames_used`, `vectors_used`); the rest
+        // is the caller's.
         unsafe { self.push(entry, token) };
     }
 
-    /// Room for the vectors of one gather send; `None` when the queue takes no more before the next turn. Makes
-    /// room in the submission queue too: were it emptied between filling a frame and queueing what points to it,
-    /// the frame would count as free again.
-    pub(super) fn vectors(&mut self) -> Option<&mut [libc::iovec; GATHER_MAX]> {
-        if self.frames_used == self.frames.len() || self.ring.submission().is_full() {
-            let _ = self.submit();
-        }
-        if !self.backlog.is_empty() || self.ring.submission().is_full() {
+    /// Room for the vectors of one gather send; `None` when the queue takes no more before the next turn.
+    pub(super) fn vectors(&mut self) -> Option<&mut [libc::iovec]> {
+        if !self.has_room() {
             return None;
         }
-        self.frames.get_mut(self.frames_used).map(|frame| &mut frame.vectors)
+        self.vectors.get_mut(self.vectors_used..)
+    }
+
+    /// Makes room for a frame, its vectors and their operation. The operation's too: were the submission queue
+    /// emptied between filling a frame and queueing what points to it, the frame would count as free again.
+    fn has_room(&mut self) -> bool {
+        let vectors_left = self.vectors.len() - self.vectors_used;
+        if self.frames_used == self.frames.len()
+            || vectors_left < GATHER_MAX
+            || self.ring.submission().is_full()
+        {
+            let _ = self.submit();
+        }
+        self.backlog.is_empty()
+            && !self.ring.submission().is_full()
+            && self.frames_used < self.frames.len()
+            && self.vectors.len() - self.vectors_used >= GATHER_MAX
     }
 
     /// `false`: the queue takes no more before the next turn.
     pub(super) fn connect(&mut self, fd: RawFd, address: SocketAddr, token: Token) -> bool {
-        if self.vectors().is_none() {
+        if !self.has_room() {
             return false;
         }
         let Some(frame) = self.frames.get_mut(self.frames_used) else { return false };
@@ -245,6 +267,7 @@ impl Kernel {
         let result = unsafe { self.ring.submitter().enter(queued, want, flags, Some(&arguments)) };
         if self.backlog.is_empty() && self.ring.submission().is_empty() {
             self.frames_used = 0;
+            self.vectors_used = 0;
         }
         match result {
             Ok(_) => Ok(()),
@@ -285,8 +308,7 @@ impl Frame {
     fn new() -> Frame {
         // SAFETY: a msghdr of zeroes is valid: null pointers and no lengths.
         let header = unsafe { std::mem::zeroed() };
-        let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        Frame { header, vectors: [empty; GATHER_MAX], address: SocketAddress::default() }
+        Frame { header, address: SocketAddress::default() }
     }
 }
 

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::kernel::GATHER_MAX;
 use super::pool::Pool;
+use crate::Lease;
 
 /// Copy buffers for short messages: with one message queued on each of 10,000 connections, 20 MiB.
 const CHUNK_SMALL_BYTES: usize = 2 << 10;
@@ -15,17 +16,19 @@ const CHUNK_LARGE_BYTES: usize = 16 << 10;
 /// Free copy buffers kept of each size: 0.5 MiB and 4 MiB. What a burst needed beyond goes back to the heap.
 const CHUNKS_KEPT: usize = 256;
 
+/// A part of a slot this short that follows copied bytes is copied to them: that costs less than a piece more in
+/// the gather, and a row with a few masked values becomes one piece.
+const JOIN_BYTES_MAX: u32 = 256;
+
 /// No piece.
 const NONE: u32 = u32::MAX;
 
+/// Pieces of one slot, or of one copy buffer, may follow one another in a queue, with others between them. The
+/// last of them is the `owner`: it gives the slot's reference, or the copy buffer, back when it leaves.
 #[derive(Debug, Clone, Copy)]
 enum Source {
-    /// `owner`: this piece holds the run's reference on the slot (see [`Outgoing::push_slot`]).
-    Slot {
-        slot: u16,
-        owner: bool,
-    },
-    Chunk(u32),
+    Slot { slot: u16, owner: bool },
+    Chunk { chunk: u32, owner: bool },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +47,8 @@ pub(super) struct Queue {
     tail: u32,
     /// The last piece out of a slot, for as long as it is queued.
     last_slot: u32,
+    /// The last piece out of a copy buffer, for as long as it is queued.
+    last_chunk: u32,
     pieces: u32,
     in_flight: u32,
     pinned: u32,
@@ -52,7 +57,7 @@ pub(super) struct Queue {
 
 impl Default for Queue {
     fn default() -> Queue {
-        Queue { head: NONE, tail: NONE, last_slot: NONE, pieces: 0, in_flight: 0, pinned: 0, bytes: 0 }
+        Queue { head: NONE, tail: NONE, last_slot: NONE, last_chunk: NONE, pieces: 0, in_flight: 0, pinned: 0, bytes: 0 }
     }
 }
 
@@ -106,11 +111,14 @@ impl Outgoing {
         self.chunks.in_use()
     }
 
-    /// Queues a part of a slot. Parts of one slot that follow one another (with copies between them or not) hold
-    /// one reference together, which the last of them gives back.
+    /// Queues a part of a slot.
     pub(super) fn push_slot(&mut self, queue: &mut Queue, pool: &mut Pool, slot: u16, range: Range<u32>) {
         let len = range.end.saturating_sub(range.start);
         if len == 0 {
+            return;
+        }
+        if len <= JOIN_BYTES_MAX && queue.tail == queue.last_chunk && queue.tail != NONE {
+            self.push_copy(queue, pool.bytes(&Lease { slot, range }));
             return;
         }
         queue.bytes += usize::try_from(len).unwrap_or(0);
@@ -146,33 +154,40 @@ impl Outgoing {
         }
     }
 
-    /// Queues a copy of `bytes`: into the last copy buffer if the kernel does not read it, else into new ones.
+    /// Queues a copy of `bytes`: behind the last copied bytes if there is room, else in fresh buffers. Bytes that
+    /// the kernel reads are not touched, for they lie before the buffer's filled end.
     pub(super) fn push_copy(&mut self, queue: &mut Queue, bytes: &[u8]) {
-        let mut rest = bytes;
-        if queue.tail_is_free() {
-            rest = self.extend_chunk(queue.tail, rest);
-        }
-        while !rest.is_empty() {
-            let large = rest.len() > CHUNK_SMALL_BYTES || queue.tail_is_free();
-            let chunk = self.chunks.take(large);
-            let len = self.chunks.fill(chunk, 0, rest);
-            let Ok(piece_len) = u32::try_from(len) else { return };
-            self.append(queue, Piece { next: NONE, offset: 0, len: piece_len, source: Source::Chunk(chunk) });
-            rest = rest.get(len..).unwrap_or_default();
-        }
         queue.bytes += bytes.len();
+        let mut large = queue.last_chunk != NONE;
+        let mut rest = self.extend_chunk(queue, bytes);
+        while !rest.is_empty() {
+            large |= rest.len() > CHUNK_SMALL_BYTES;
+            let chunk = self.chunks.take(large);
+            let added = self.chunks.fill(chunk, 0, rest);
+            self.append_chunk(queue, chunk, 0, added);
+            rest = rest.get(added..).unwrap_or_default();
+        }
     }
 
-    fn extend_chunk<'a>(&mut self, tail: u32, bytes: &'a [u8]) -> &'a [u8] {
-        let Some(&Piece { offset, len, source: Source::Chunk(chunk), .. }) = self.piece(tail) else {
-            return bytes;
-        };
-        let filled = usize::try_from(offset + len).unwrap_or(usize::MAX);
-        let added = self.chunks.fill(chunk, filled, bytes);
-        if let Some(piece) = self.piece_mut(tail) {
-            piece.len += u32::try_from(added).unwrap_or(0);
+    fn extend_chunk<'a>(&mut self, queue: &mut Queue, bytes: &'a [u8]) -> &'a [u8] {
+        let last_is_free = queue.last_chunk == queue.tail && queue.tail_is_free();
+        let Some(last) = self.pieces.get_mut(place(queue.last_chunk)) else { return bytes };
+        let Source::Chunk { chunk, owner } = &mut last.source else { return bytes };
+        let (chunk, filled) = (*chunk, last.offset + last.len);
+        let added = self.chunks.fill(chunk, place(filled), bytes);
+        if last_is_free {
+            last.len += u32::try_from(added).unwrap_or(0);
+        } else if added > 0 {
+            *owner = false;
+            self.append_chunk(queue, chunk, filled, added);
         }
         bytes.get(added..).unwrap_or_default()
+    }
+
+    fn append_chunk(&mut self, queue: &mut Queue, chunk: u32, offset: u32, len: usize) {
+        let len = u32::try_from(len).unwrap_or(0);
+        let source = Source::Chunk { chunk, owner: true };
+        queue.last_chunk = self.append(queue, Piece { next: NONE, offset, len, source });
     }
 
     /// Marks as in flight what fits into one send, and tells where it lies.
@@ -180,11 +195,11 @@ impl Outgoing {
         &mut self,
         queue: &mut Queue,
         pool: &Pool,
-        vectors: &mut [libc::iovec; GATHER_MAX],
+        vectors: &mut [libc::iovec],
     ) -> Gathered {
         let mut at = queue.head;
         let mut count = 0;
-        for vector in vectors.iter_mut() {
+        for vector in vectors.iter_mut().take(GATHER_MAX) {
             let Some(piece) = self.piece(at) else { break };
             let Some((base, len)) = self.locate(piece, pool) else { break };
             vector.iov_base = base.cast_mut().cast();
@@ -206,10 +221,9 @@ impl Outgoing {
                 let (at, len) = pool.part(slot, &(piece.offset..piece.offset + piece.len))?;
                 Some((at.as_ptr().cast_const(), len))
             }
-            Source::Chunk(chunk) => {
-                let start = usize::try_from(piece.offset).ok()?;
-                let len = usize::try_from(piece.len).ok()?;
-                let bytes = self.chunks.get(chunk)?.get(start..start.checked_add(len)?)?;
+            Source::Chunk { chunk, .. } => {
+                let start = place(piece.offset);
+                let bytes = self.chunks.get(chunk)?.get(start..start.checked_add(place(piece.len))?)?;
                 Some((bytes.as_ptr(), bytes.len()))
             }
         }
@@ -235,73 +249,76 @@ impl Outgoing {
         }
     }
 
-    /// Throws away what the kernel does not read: all, or all behind the send in flight.
+    /// Throws away what the kernel does not read: everything, or everything behind the send in flight.
     pub(super) fn discard(&mut self, queue: &mut Queue, pool: &mut Pool) {
-        if queue.in_flight == 0 {
-            while queue.pieces > 0 {
-                self.pop(queue, pool);
+        let mut kept = Queue { in_flight: queue.in_flight, ..Queue::default() };
+        let mut rest = std::mem::take(queue);
+        while let Some(piece) = self.piece(rest.head).copied() {
+            let stays = kept.pieces < kept.in_flight;
+            if stays {
+                self.keep(&mut rest, &mut kept, piece);
+            } else {
+                self.hand_down(&kept, rest.head, piece.source);
+                self.pop(&mut rest, pool);
             }
-            return;
         }
-        let mut last = queue.head;
-        for _ in 1..queue.in_flight {
-            last = self.piece(last).map_or(NONE, |piece| piece.next);
-        }
-        let Some(kept) = self.piece_mut(last) else { return };
-        let mut behind = Queue {
-            head: std::mem::replace(&mut kept.next, NONE),
-            tail: queue.tail,
-            pieces: queue.pieces - queue.in_flight,
-            ..Queue::default()
-        };
-        queue.tail = last;
-        queue.pieces = queue.in_flight;
-        self.keep_reference(queue, &behind);
-        while behind.pieces > 0 {
-            let bytes = self.piece(behind.head).map_or(0, |piece| piece.len);
-            behind.bytes = usize::try_from(bytes).unwrap_or(0);
-            behind.pinned = queue.pinned;
-            queue.bytes -= behind.bytes;
-            self.pop(&mut behind, pool);
-            queue.pinned = behind.pinned;
-        }
-        queue.last_slot = NONE;
+        *queue = kept;
+        queue.pinned = rest.pinned;
     }
 
-    /// A run of pieces of one slot may be cut in two: the reference that the last one held moves to the part that
-    /// stays.
-    fn keep_reference(&mut self, queue: &Queue, behind: &Queue) {
-        let mut stays = None;
-        let mut at = queue.head;
-        while let Some(piece) = self.piece(at) {
-            if let Source::Slot { slot, .. } = piece.source {
-                stays = Some((at, slot, piece.source));
-            }
-            at = piece.next;
+    /// Moves the first piece from one queue to the end of the other.
+    fn keep(&mut self, from: &mut Queue, to: &mut Queue, piece: Piece) {
+        let at = from.head;
+        from.head = piece.next;
+        from.pieces -= 1;
+        if let Some(piece) = self.piece_mut(at) {
+            piece.next = NONE;
         }
-        let Some((last, slot, Source::Slot { owner: false, .. })) = stays else { return };
-        let mut at = behind.head;
-        while let Some(piece) = self.piece_mut(at) {
-            if let Source::Slot { slot: same, owner } = &mut piece.source
-                && *same == slot
-                && *owner
+        match self.piece_mut(to.tail) {
+            Some(tail) => tail.next = at,
+            None => to.head = at,
+        }
+        to.tail = at;
+        to.pieces += 1;
+        to.bytes += place(piece.len);
+        match piece.source {
+            Source::Slot { .. } => to.last_slot = at,
+            Source::Chunk { .. } => to.last_chunk = at,
+        }
+    }
+
+    /// A piece is about to go. If an earlier one of its run stays, that one becomes the owner.
+    fn hand_down(&mut self, kept: &Queue, going: u32, source: Source) {
+        let heir = match source {
+            Source::Slot { owner: true, .. } => kept.last_slot,
+            Source::Chunk { owner: true, .. } => kept.last_chunk,
+            _ => return,
+        };
+        let Some(heir) = self.piece_mut(heir) else { return };
+        match (&mut heir.source, source) {
+            (Source::Slot { slot, owner }, Source::Slot { slot: same, .. }) if *slot == same && !*owner => {
+                *owner = true;
+            }
+            (Source::Chunk { chunk, owner }, Source::Chunk { chunk: same, .. })
+                if *chunk == same && !*owner =>
             {
-                *owner = false;
-                break;
+                *owner = true;
             }
-            at = piece.next;
+            _ => return,
         }
-        if let Some(piece) = self.piece_mut(last) {
-            piece.source = Source::Slot { slot, owner: true };
+        if let Some(Piece { source: Source::Slot { owner, .. } | Source::Chunk { owner, .. }, .. }) =
+            self.piece_mut(going)
+        {
+            *owner = false;
         }
     }
 
     fn piece(&self, at: u32) -> Option<&Piece> {
-        self.pieces.get(usize::try_from(at).ok()?)
+        self.pieces.get(place(at))
     }
 
     fn piece_mut(&mut self, at: u32) -> Option<&mut Piece> {
-        self.pieces.get_mut(usize::try_from(at).ok()?)
+        self.pieces.get_mut(place(at))
     }
 
     fn append(&mut self, queue: &mut Queue, piece: Piece) -> u32 {
@@ -344,15 +361,23 @@ impl Outgoing {
         if queue.last_slot == at {
             queue.last_slot = NONE;
         }
+        if queue.last_chunk == at {
+            queue.last_chunk = NONE;
+        }
         match gone.source {
             Source::Slot { slot, owner: true } => {
                 queue.pinned -= 1;
                 pool.release(slot);
             }
-            Source::Slot { owner: false, .. } => {}
-            Source::Chunk(chunk) => self.chunks.give_back(chunk),
+            Source::Chunk { chunk, owner: true } => self.chunks.give_back(chunk),
+            Source::Slot { owner: false, .. } | Source::Chunk { owner: false, .. } => {}
         }
     }
+}
+
+/// An index from a table's number; [`NONE`] finds nothing.
+fn place(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 /// Copy buffers by number; their memory does not move while the table grows.
@@ -371,7 +396,7 @@ impl Chunks {
     }
 
     fn get(&self, chunk: u32) -> Option<&[u8]> {
-        self.all.get(usize::try_from(chunk).ok()?).map(|chunk| &**chunk)
+        self.all.get(place(chunk)).map(|chunk| &**chunk)
     }
 
     fn take(&mut self, large: bool) -> u32 {
@@ -385,9 +410,9 @@ impl Chunks {
         }
         let fresh = vec![0; bytes].into_boxed_slice();
         if let Some(chunk) = self.vacant.pop()
-            && let Some(place) = usize::try_from(chunk).ok().and_then(|at| self.all.get_mut(at))
+            && let Some(empty) = self.all.get_mut(place(chunk))
         {
-            *place = fresh;
+            *empty = fresh;
             return chunk;
         }
         self.all.push(fresh);
@@ -396,7 +421,7 @@ impl Chunks {
 
     /// Copies as much of `bytes` as fits behind the first `filled` bytes; returns how much.
     fn fill(&mut self, chunk: u32, filled: usize, bytes: &[u8]) -> usize {
-        let Some(chunk) = usize::try_from(chunk).ok().and_then(|at| self.all.get_mut(at)) else { return 0 };
+        let Some(chunk) = self.all.get_mut(place(chunk)) else { return 0 };
         let Some(room) = chunk.get_mut(filled..) else { return 0 };
         let len = room.len().min(bytes.len());
         if let (Some(to), Some(from)) = (room.get_mut(..len), bytes.get(..len)) {
@@ -406,14 +431,208 @@ impl Chunks {
     }
 
     fn give_back(&mut self, chunk: u32) {
-        let Some(place) = usize::try_from(chunk).ok().and_then(|at| self.all.get_mut(at)) else { return };
-        let free =
-            if place.len() == CHUNK_LARGE_BYTES { &mut self.free_large } else { &mut self.free_small };
+        let Some(buf) = self.all.get_mut(place(chunk)) else { return };
+        let free = if buf.len() == CHUNK_LARGE_BYTES { &mut self.free_large } else { &mut self.free_small };
         if free.len() < CHUNKS_KEPT {
             free.push(chunk);
         } else {
-            *place = Box::default();
+            *buf = Box::default();
             self.vacant.push(chunk);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Rig {
+        out: Outgoing,
+        pool: Pool,
+        queue: Queue,
+        vectors: Vec<libc::iovec>,
+        expected: Vec<u8>,
+        got: Vec<u8>,
+    }
+
+    impl Rig {
+        /// A pool whose first four slots are leased and full of different bytes.
+        fn new() -> Rig {
+            let mut pool = Pool::new(4, 4096).unwrap();
+            for slot in 0..4_u16 {
+                pool.take(slot);
+                for (at, byte) in pool.bytes_mut(&Pool::lease(slot, 4096)).iter_mut().enumerate() {
+                    *byte = u8::try_from((at * 7 + usize::from(slot) * 61) % 251).unwrap();
+                }
+            }
+            let vector = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+            Rig {
+                out: Outgoing::default(),
+                pool,
+                queue: Queue::default(),
+                vectors: vec![vector; GATHER_MAX],
+                expected: Vec::new(),
+                got: Vec::new(),
+            }
+        }
+
+        fn slot(&mut self, slot: u16, range: Range<u32>) {
+            let lease = Lease { slot, range: range.clone() };
+            self.expected.extend(self.pool.bytes(&lease));
+            self.out.push_slot(&mut self.queue, &mut self.pool, slot, range);
+        }
+
+        fn copy(&mut self, bytes: &[u8]) {
+            self.expected.extend(bytes);
+            self.out.push_copy(&mut self.queue, bytes);
+        }
+
+        /// What the next send would carry.
+        fn gather(&mut self) -> Vec<u8> {
+            let mut bytes = Vec::new();
+            match self.out.gather(&mut self.queue, &self.pool, &mut self.vectors) {
+                Gathered::Nothing => {}
+                // SAFETY: the piece is queued, so its memory is there.
+                Gathered::One(at, len) => bytes.extend(unsafe { std::slice::from_raw_parts(at, place(len)) }),
+                Gathered::Many(count) => {
+                    for vector in &self.vectors[..count] {
+                        let at = vector.iov_base.cast_const().cast::<u8>();
+                        // SAFETY: as above.
+                        bytes.extend(unsafe { std::slice::from_raw_parts(at, vector.iov_len) });
+                    }
+                }
+            }
+            bytes
+        }
+
+        fn taken(&mut self, bytes: &[u8]) {
+            self.got.extend(bytes);
+            self.out.taken(&mut self.queue, &mut self.pool, bytes.len());
+        }
+
+        fn finish(mut self) {
+            while !self.queue.is_empty() {
+                let bytes = self.gather();
+                assert!(!bytes.is_empty());
+                self.taken(&bytes);
+            }
+            assert!(self.got == self.expected);
+            self.assert_empty();
+        }
+
+        fn assert_empty(mut self) {
+            assert_eq!((self.queue.bytes(), self.queue.pinned()), (0, 0));
+            assert_eq!(self.out.chunks_in_use(), 0);
+            for slot in 0..4 {
+                self.pool.release(slot);
+            }
+            assert_eq!(self.pool.in_use(), 0);
+        }
+    }
+
+    /// A mix of everything, taken by the kernel in portions of up to `portion` bytes, with new pieces in between.
+    fn check_order(portion: usize) {
+        let mut rig = Rig::new();
+        for n in 0..400_u32 {
+            let slot = u16::try_from(n / 3 % 4).unwrap();
+            let start = n * 13 % 3000;
+            rig.slot(slot, start..start + [1, 200, 257, 1000][place(n % 4)]);
+            rig.copy(&vec![u8::try_from(n % 256).unwrap(); place([0, 1, 5, 3000, 20_000, 100][place(n % 6)])]);
+            if n % 5 == 0 {
+                let bytes = rig.gather();
+                rig.copy(b"behind the send in flight");
+                rig.slot(slot, 0..300);
+                let portion = bytes.len().min(portion);
+                rig.taken(&bytes[..portion]);
+            }
+        }
+        rig.finish();
+    }
+
+    #[test]
+    fn order_survives_any_portion() {
+        for portion in [0, 1, 7, 255, 2048, 16_384, 100_000, usize::MAX] {
+            check_order(portion);
+        }
+    }
+
+    #[test]
+    fn parts_of_one_slot_pin_it_once() {
+        let mut rig = Rig::new();
+        for start in (0..4096).step_by(512) {
+            rig.slot(0, start..start + 300);
+            rig.copy(b"masked");
+        }
+        assert_eq!(rig.queue.pinned(), 1);
+        rig.slot(1, 0..300);
+        rig.slot(0, 0..300);
+        assert_eq!(rig.queue.pinned(), 3, "one run each");
+        rig.finish();
+    }
+
+    #[test]
+    fn neighbours_become_one_piece() {
+        let mut rig = Rig::new();
+        rig.slot(0, 0..300);
+        rig.slot(0, 300..4096);
+        assert_eq!(rig.queue.pieces, 1);
+        rig.copy(b"a");
+        rig.copy(b"b");
+        rig.slot(1, 0..JOIN_BYTES_MAX);
+        rig.copy(b"c");
+        assert_eq!(rig.queue.pieces, 2, "a short part joins the copies around it");
+        rig.slot(1, 0..JOIN_BYTES_MAX + 1);
+        assert_eq!(rig.queue.pieces, 3);
+        rig.finish();
+    }
+
+    #[test]
+    fn copies_beside_a_send_in_flight_share_its_buffer() {
+        let mut rig = Rig::new();
+        for n in 0..500_u32 {
+            rig.copy(&n.to_le_bytes());
+            let bytes = rig.gather();
+            rig.copy(b"x");
+            rig.taken(&bytes);
+            assert!(rig.out.chunks_in_use() <= 2);
+        }
+        rig.finish();
+    }
+
+    #[test]
+    fn discarding_keeps_what_is_in_flight_and_nothing_else() {
+        for in_flight in [false, true] {
+            for first in 0..3 {
+                let mut rig = Rig::new();
+                for part in 0..first {
+                    rig.slot(0, part * 1000..part * 1000 + 500);
+                    rig.copy(b"in flight, perhaps");
+                }
+                let bytes = if in_flight { rig.gather() } else { Vec::new() };
+                rig.slot(0, 3000..3500);
+                rig.copy(b"behind");
+                rig.slot(1, 0..500);
+                rig.out.discard(&mut rig.queue, &mut rig.pool);
+                assert_eq!(rig.queue.bytes(), bytes.len());
+                assert_eq!(rig.queue.pinned(), u32::from(!bytes.is_empty()));
+                rig.taken(&bytes);
+                assert!(rig.queue.is_empty());
+                rig.assert_empty();
+            }
+        }
+    }
+
+    #[test]
+    fn a_burst_of_copies_goes_back_to_the_heap() {
+        let mut rig = Rig::new();
+        rig.copy(&vec![1; 3 * CHUNKS_KEPT * CHUNK_LARGE_BYTES]);
+        assert_eq!(rig.out.chunks_in_use(), 3 * CHUNKS_KEPT);
+        let sizes = |rig: &Rig| rig.out.chunks.all.iter().map(|chunk| chunk.len()).sum::<usize>();
+        rig.out.discard(&mut rig.queue, &mut rig.pool);
+        assert_eq!(sizes(&rig), CHUNKS_KEPT * CHUNK_LARGE_BYTES);
+        rig.copy(&vec![1; 2 * CHUNKS_KEPT * CHUNK_LARGE_BYTES]);
+        rig.out.discard(&mut rig.queue, &mut rig.pool);
+        assert_eq!(sizes(&rig), CHUNKS_KEPT * CHUNK_LARGE_BYTES);
+        assert_eq!(rig.out.chunks.all.len(), 3 * CHUNKS_KEPT, "numbers are used again");
     }
 }

@@ -23,7 +23,7 @@ struct Rig {
 impl Rig {
     fn new(config: Config) -> Rig {
         let mut ring = Ring::new(config).unwrap();
-        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = system::listen_socket("127.0.0.1:0".parse().unwrap(), 4096, false).unwrap();
         let address = socket.local_addr().unwrap();
         let listener = ring.listen(socket).unwrap();
         Rig { ring, address, listener, events: Vec::new(), deadline: Instant::now() + PATIENCE }
@@ -255,4 +255,20 @@ fn gathers_longer_than_one_operation_keep_their_order() {
     rig.wait_closed(conn);
     assert!(reading.join().unwrap() == expected);
     rig.assert_idle();
+}
+
+#[test]
+fn timing() {
+    for _ in 0..5 {
+        let t = Instant::now();
+        let ring = Ring::new(Config::default()).unwrap();
+        let a = t.elapsed();
+        drop(ring);
+        eprintln!("{a:?} {:?}", t.elapsed() - a);
+    }
+    for len in [0, 1, 100, 100_000] {
+        let t = Instant::now();
+        check_echo(Config::default(), 2, len, Echo::Slot);
+        eprintln!("{len} {:?}", t.elapsed());
+    }
 }
