@@ -1,37 +1,68 @@
 //! The only words both planes know: snapshot, order, notice, mailbox, counters. With this crate neither plane can
 //! wait for the other, nor change what the other reads.
 
+#![forbid(unsafe_code)]
+
 pub mod counters;
 pub mod mailbox;
 pub mod snapshot;
 
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use lockgate_lane::{CancelRequest, SaltRequest};
 
 pub use counters::Counters;
-pub use mailbox::{Inbox, Outlet, mailbox};
-pub use snapshot::{Admission, Snapshot};
+pub use mailbox::{Inbox, LateWake, Outlet, Wake, mailbox};
+pub use snapshot::{Admission, Destination, DestinationTls, Snapshot};
 
 /// What a worker is told, by control or by another worker.
 #[derive(Debug)]
 pub enum Order {
     /// Judge by this from the top of the next turn on.
     Adopt(Arc<Snapshot>),
-    /// The next segment file of this worker's recording: pre-allocated, empty, `path` for messages.
-    Segment { number: u64, file: OwnedFd, path: String },
+    /// The next segment file of this worker's recording: pre-allocated and empty.
+    Segment {
+        /// Its number in the worker's series.
+        number: u64,
+        /// Open for writing.
+        file: OwnedFd,
+        /// Where it is, for messages.
+        path: String,
+    },
     /// No further segment can be had (disk full, say): recording stops, and with it every command.
-    SegmentFailed { error: String },
+    SegmentFailed {
+        /// What happened, and to which file.
+        error: String,
+    },
     /// A CancelRequest that landed on another worker; its secret names this one. When it is done (or nothing
     /// comes of it), `CancelDone` goes back to `from`.
-    Cancel { request: CancelRequest, from: u32, ticket: u64 },
-    /// What became of a cancel request sent with `ticket`: its client connection may close.
-    CancelDone { ticket: u64 },
+    Cancel {
+        /// As it came.
+        request: CancelRequest,
+        /// The worker that the request landed on.
+        from: u32,
+        /// That worker's name for it.
+        ticket: u64,
+    },
+    /// What became of a cancel request: its client connection may close.
+    CancelDone {
+        /// As in [`Order::Cancel`].
+        ticket: u64,
+    },
     /// The answer to [`Notice::Salt`].
-    Salted { ticket: u64, key: [u8; 32] },
-    /// Accept no more; end sessions when they are idle, all of them at `deadline_ns` (monotonic).
-    Drain { deadline_ns: u64 },
+    Salted {
+        /// As in the notice.
+        ticket: u64,
+        /// The salted password.
+        key: SaltedKey,
+    },
+    /// Accept no more; end sessions when they are idle, all of them at `deadline_ns`.
+    Drain {
+        /// Monotonic, counted from the process' start as all times of a worker.
+        deadline_ns: u64,
+    },
     /// Cut every session now.
     Stop,
 }
@@ -40,13 +71,59 @@ pub enum Order {
 #[derive(Debug)]
 pub enum Notice {
     /// The worker judges by this epoch now.
-    Adopted { worker: u32, epoch: u64 },
+    Adopted {
+        /// Who says so.
+        worker: u32,
+        /// The epoch of the snapshot it took.
+        epoch: u64,
+    },
     /// The next segment is needed (asked for ahead of time).
-    SegmentWanted { worker: u32, number: u64 },
+    SegmentWanted {
+        /// Who needs it.
+        worker: u32,
+        /// Its number in the worker's series.
+        number: u64,
+    },
     /// Writing the recording failed; the worker forwards no further command before a new segment stands.
-    RecordingFailed { worker: u32, error: String },
+    RecordingFailed {
+        /// Whose recording.
+        worker: u32,
+        /// What happened.
+        error: String,
+    },
     /// Derive a salted password; `Order::Salted` with the ticket answers.
-    Salt { worker: u32, ticket: u64, request: SaltRequest },
+    Salt {
+        /// Who asks.
+        worker: u32,
+        /// The worker's name for the question.
+        ticket: u64,
+        /// Whose password, with what salt.
+        request: SaltRequest,
+    },
     /// All sessions are gone and the recording is written: the worker's thread ends.
-    Stopped { worker: u32 },
+    Stopped {
+        /// Which.
+        worker: u32,
+    },
+}
+
+/// A salted password: as good as the password itself, so it is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SaltedKey(pub [u8; 32]);
+
+impl fmt::Debug for SaltedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SaltedKey")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_print_no_key() {
+        let order = Order::Salted { ticket: 1, key: SaltedKey([0xab; 32]) };
+        assert_eq!(format!("{order:?}"), "Salted { ticket: 1, key: SaltedKey }");
+    }
 }

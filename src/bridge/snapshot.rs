@@ -1,13 +1,16 @@
 //! What all workers judge by, immutable, with its epoch.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 
 use lockgate_lane::{Grant, Identity, LoginAnswer, LoginRequest, Standing, Target, Verifier};
 
 /// One published state of the gateway: identities, targets, and the standing of every admitted pair.
-#[derive(Debug)]
 pub struct Snapshot {
     /// Counts up with every publication.
     pub epoch: u64,
@@ -37,6 +40,29 @@ pub struct Destination {
     pub target: Arc<Target>,
     /// Addresses its name resolved to, in order of preference. Control resolves; a worker never does.
     pub addresses: Vec<SocketAddr>,
+    /// How TLS to it is begun; `None` exactly for `TargetTls::Disable`.
+    pub tls: Option<DestinationTls>,
+}
+
+/// The client's side of TLS to one target.
+#[derive(Debug, Clone)]
+pub struct DestinationTls {
+    /// Verifies as the target's `tls` says.
+    pub config: Arc<ClientConfig>,
+    /// What the certificate is checked against, and what SNI says.
+    pub name: ServerName<'static>,
+}
+
+impl fmt::Debug for Snapshot {
+    /// Counts only: names and keys are nobody's business in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("epoch", &self.epoch)
+            .field("users", &self.users.len())
+            .field("targets", &self.targets.len())
+            .field("standings", &self.standings.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Snapshot {

@@ -1,31 +1,336 @@
-//! PostgreSQL, protocols 3.0 and 3.2.
-use crate::{Answer, Grant, Judge, Opening, Outbox, Side, Standing};
-use lockgate_recording::Time;
+//! PostgreSQL, protocols 3.0 and 3.2: both handshakes are ours, every command is judged, every answer is followed.
+//!
+//! ```text
+//!            client                                        server
+//!  First ── SSLRequest, GSSENCRequest (again First), CancelRequest (then closed)
+//!    │ StartupMessage
+//!  Claim ── Login asked
+//!    │
+//!  Prove ── SCRAM-SHA-256, or a password inside TLS
+//!    │ AuthenticationOk; the start-up parameters are judged
+//!  Connect ─────────────────────────────────────────────── dial, SSLRequest, TLS, StartupMessage, authentication
+//!    │ BackendKeyData (ours), ReadyForQuery
+//!  Session ── every message judged ─────────────────────── every answer matched with what it answers
+//!    │
+//!  Closed
+//! ```
+
+mod answers;
+mod connect;
+mod expect;
+mod greeting;
+mod inbound;
+mod legality;
+mod names;
+mod parameters;
+mod prove;
+mod reading;
+mod session;
+mod trouble;
+
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// The conversation.
+use lockgate_recording::{Record, SessionId, Time};
+
+use crate::{
+    Action, Answer, CloseReason, Fault, Grant, Judge, Limits, ListenerRules, Opening, Outbox, Side, Standing,
+};
+use connect::Connect;
+use greeting::First;
+use inbound::{Inbound, Step};
+use prove::{Claim, Prove};
+use session::Session;
+use trouble::Trouble;
+
+/// The conversation. The calling contract stands at [`crate`].
 #[derive(Debug)]
-pub struct Lane {}
-#[expect(unused_variables, missing_docs, reason = "contract only")]
+pub struct Lane {
+    core: Core,
+    phase: Phase,
+    from_client: Inbound,
+    from_server: Inbound,
+}
+
+/// What every phase may look at.
+#[derive(Debug)]
+struct Core {
+    session: SessionId,
+    client: SocketAddr,
+    worker: u32,
+    workers: u32,
+    rules: Arc<ListenerRules>,
+    limits: Arc<Limits>,
+    entropy: [u8; 96],
+    opened: Time,
+    client_tls: bool,
+    bytes_in: u64,
+    bytes_out: u64,
+    rows: u64,
+    commands: u64,
+    /// The user and database of the start-up packet.
+    claimed: Option<(String, String)>,
+    /// SessionOpened was recorded, so SessionClosed is due.
+    recorded: bool,
+}
+
+/// Where the conversation stands. Each state owns what makes sense in it, and only that.
+#[derive(Debug)]
+enum Phase {
+    First(First),
+    Claim(Claim),
+    Prove(Prove),
+    Connect(Box<Connect>),
+    Session(Box<Session>),
+    Closed,
+}
+
+/// What one call works with.
+struct Turn<'a> {
+    now: Time,
+    judge: &'a mut Judge,
+    out: &'a mut Outbox,
+}
+
 impl Lane {
+    /// A lane for a connection that was just accepted.
     pub fn new(opening: Opening) -> Lane {
-        Lane {}
+        Lane {
+            core: Core {
+                session: opening.session,
+                client: opening.client,
+                worker: opening.worker,
+                workers: opening.workers,
+                rules: opening.listener,
+                limits: opening.limits,
+                entropy: opening.entropy,
+                opened: opening.now,
+                client_tls: false,
+                bytes_in: 0,
+                bytes_out: 0,
+                rows: 0,
+                commands: 0,
+                claimed: None,
+                recorded: false,
+            },
+            phase: Phase::First(First::default()),
+            from_client: Inbound::default(),
+            from_server: Inbound::default(),
+        }
     }
-    pub fn receive(&mut self, side: Side, input: &mut [u8], now: Time, judge: &mut Judge, out: &mut Outbox) {}
-    pub fn answer(&mut self, answer: Answer, now: Time, judge: &mut Judge, out: &mut Outbox) {}
-    pub fn closed(&mut self, side: Side, error: &str, now: Time, out: &mut Outbox) {}
+
+    /// See [`crate::Lane::receive`].
+    pub fn receive(&mut self, side: Side, input: &mut [u8], now: Time, judge: &mut Judge, out: &mut Outbox) {
+        let mut turn = Turn { now, judge, out };
+        match side {
+            Side::Client => {
+                self.core.bytes_in = self.core.bytes_in.saturating_add(input.len() as u64);
+                self.drive_client(input, &mut turn);
+            }
+            Side::Server => {
+                let was_blocked = self.blocked(Side::Client);
+                self.drive_server(input, &mut turn);
+                if was_blocked && !self.blocked(Side::Client) {
+                    self.drive_client(&[], &mut turn);
+                }
+            }
+        }
+    }
+
+    /// See [`crate::Lane::answer`].
+    pub fn answer(&mut self, answer: Answer, now: Time, judge: &mut Judge, out: &mut Outbox) {
+        let mut turn = Turn { now, judge, out };
+        let phase = std::mem::replace(&mut self.phase, Phase::Closed);
+        let next = match (phase, answer) {
+            (Phase::Claim(claim), Answer::Login(login)) => claim.answered(login, &mut self.core, &mut turn),
+            (Phase::Prove(prove), Answer::Salted { key }) => prove.salted(&key, &mut self.core, &mut turn),
+            (Phase::Connect(connect), Answer::Salted { key }) => connect.salted(&key, &mut turn),
+            (Phase::Connect(connect), Answer::Dialed(result)) => connect.dialed(result, &mut turn),
+            (Phase::Connect(connect), Answer::TlsReady { end_point }) => {
+                connect.tls_ready(end_point, &mut turn)
+            }
+            (phase, _) => Ok(phase),
+        };
+        self.enter(next, &mut turn);
+        self.drive_client(&[], &mut turn);
+    }
+
+    /// See [`crate::Lane::closed`].
+    pub fn closed(&mut self, side: Side, error: &str, now: Time, out: &mut Outbox) {
+        if matches!(self.phase, Phase::Closed) {
+            return;
+        }
+        let trouble = match (side, &self.phase) {
+            (Side::Client, _) => Trouble::ClientGone { error: error.to_owned() },
+            (Side::Server, Phase::Session(session)) if session.server_said_goodbye() => Trouble::ServerEnded,
+            (Side::Server, _) => Trouble::ServerGone { error: error.to_owned() },
+        };
+        self.end(&trouble, now, out);
+    }
+
+    /// See [`crate::Lane::deadline_ns`].
     pub fn deadline_ns(&self) -> Option<u64> {
-        None
+        match self.phase {
+            Phase::Session(_) | Phase::Closed => None,
+            _ => Some(self.core.opened.monotonic_ns.saturating_add(self.core.limits.login_ns_max)),
+        }
     }
-    pub fn expire(&mut self, now: Time, out: &mut Outbox) {}
-    pub fn adopt(&mut self, standing: Arc<Standing>) {}
-    pub fn cancel_requested(&mut self, client: SocketAddr, now: Time, out: &mut Outbox) {}
-    pub fn terminate(&mut self, sqlstate: &str, message: &str, now: Time, out: &mut Outbox) {}
+
+    /// See [`crate::Lane::expire`].
+    pub fn expire(&mut self, now: Time, out: &mut Outbox) {
+        if self.deadline_ns().is_some_and(|deadline| deadline <= now.monotonic_ns) {
+            let waiting_for_server = matches!(self.phase, Phase::Connect(_));
+            self.end(&Trouble::LoginTimeout { waiting_for_server }, now, out);
+        }
+    }
+
+    /// See [`crate::Lane::adopt`].
+    pub fn adopt(&mut self, standing: Arc<Standing>) {
+        match &mut self.phase {
+            Phase::Session(session) => session.adopt(standing),
+            Phase::Connect(connect) => connect.adopt(standing),
+            Phase::First(_) | Phase::Claim(_) | Phase::Prove(_) | Phase::Closed => {}
+        }
+    }
+
+    /// See [`crate::Lane::cancel_requested`].
+    pub fn cancel_requested(&mut self, client: SocketAddr, now: Time, out: &mut Outbox) {
+        if let Phase::Session(session) = &mut self.phase {
+            out.records.push(self.core.session, now, &Record::Cancelled { client: &client.to_string() });
+            let (process_id, secret) = session.server_key();
+            out.actions.push(Action::CancelUpstream { process_id, secret });
+        }
+    }
+
+    /// See [`crate::Lane::terminate`].
+    pub fn terminate(&mut self, sqlstate: &str, message: &str, now: Time, out: &mut Outbox) {
+        let trouble = Trouble::Terminated { sqlstate: sqlstate.to_owned(), message: message.to_owned() };
+        self.end(&trouble, now, out);
+    }
+
+    /// See [`crate::Lane::is_idle`].
     pub fn is_idle(&self) -> bool {
-        true
+        match &self.phase {
+            Phase::Session(session) => session.is_idle() && self.from_client.len() == 0,
+            _ => true,
+        }
     }
+
+    /// See [`crate::Lane::blocked`].
+    pub fn blocked(&self, side: Side) -> bool {
+        match (&self.phase, side) {
+            (Phase::Session(session), Side::Client) => session.is_blocked(),
+            (Phase::Claim(_) | Phase::Connect(_), Side::Client) => true,
+            _ => false,
+        }
+    }
+
+    /// See [`crate::Lane::grant`].
     pub fn grant(&self) -> Option<&Grant> {
-        None
+        match &self.phase {
+            Phase::Session(session) => Some(session.grant()),
+            Phase::Connect(connect) => Some(connect.grant()),
+            Phase::First(_) | Phase::Claim(_) | Phase::Prove(_) | Phase::Closed => None,
+        }
+    }
+
+    fn drive_client(&mut self, input: &[u8], turn: &mut Turn<'_>) {
+        let mut inbound = std::mem::take(&mut self.from_client);
+        inbound.drive(input, |bytes, origin| {
+            let phase = std::mem::replace(&mut self.phase, Phase::Closed);
+            let (next, step) = match phase {
+                Phase::First(first) => first.step(bytes, &mut self.core, turn),
+                Phase::Prove(prove) => prove.step(bytes, &mut self.core, turn),
+                Phase::Session(mut session) => match session.client_step(bytes, origin, &mut self.core, turn)
+                {
+                    Ok(step) => (Ok(Phase::Session(session)), step),
+                    Err(trouble) => {
+                        session.give_up(&self.core, turn);
+                        (Err(trouble), Step::Blocked)
+                    }
+                },
+                waiting @ (Phase::Claim(_) | Phase::Connect(_)) => (Ok(waiting), Step::Blocked),
+                Phase::Closed => (Ok(Phase::Closed), Step::Consumed(bytes.len())),
+            };
+            self.enter(next, turn);
+            if matches!(self.phase, Phase::Closed) { Step::Consumed(bytes.len()) } else { step }
+        });
+        self.from_client = inbound;
+        if self.from_client.len() > EARLY_BYTES_MAX && !matches!(self.phase, Phase::Session(_)) {
+            self.end(&Trouble::TooEarly, turn.now, turn.out);
+        }
+    }
+
+    fn drive_server(&mut self, input: &[u8], turn: &mut Turn<'_>) {
+        let mut inbound = std::mem::take(&mut self.from_server);
+        inbound.drive(input, |bytes, origin| {
+            let phase = std::mem::replace(&mut self.phase, Phase::Closed);
+            let (next, step) = match phase {
+                Phase::Connect(connect) => connect.step(bytes, &mut self.core, turn),
+                Phase::Session(mut session) => match session.server_step(bytes, origin, &mut self.core, turn)
+                {
+                    Ok(step) => (Ok(Phase::Session(session)), step),
+                    Err(trouble) => {
+                        session.give_up(&self.core, turn);
+                        (Err(trouble), Step::Blocked)
+                    }
+                },
+                other => (Ok(other), Step::Consumed(bytes.len())),
+            };
+            self.enter(next, turn);
+            if matches!(self.phase, Phase::Closed) { Step::Consumed(bytes.len()) } else { step }
+        });
+        self.from_server = inbound;
+    }
+
+    fn enter(&mut self, next: Result<Phase, Trouble>, turn: &mut Turn<'_>) {
+        match next {
+            Ok(phase) => self.phase = phase,
+            Err(trouble) => self.finish(&trouble, turn.now, turn.out),
+        }
+    }
+
+    /// Ends from outside of a step.
+    fn end(&mut self, trouble: &Trouble, now: Time, out: &mut Outbox) {
+        if matches!(self.phase, Phase::Closed) {
+            return;
+        }
+        self.phase = Phase::Closed;
+        self.finish(trouble, now, out);
+    }
+
+    /// Tells the client what it can be told, records the end and closes both sides. The phase is closed already.
+    fn finish(&mut self, trouble: &Trouble, now: Time, out: &mut Outbox) {
+        trouble.tell_client(out);
+        let (fault, reason) = (trouble.fault(), trouble.reason());
+        let core = &self.core;
+        if core.recorded {
+            let fault = fault_name(fault);
+            let (commands, bytes_in, bytes_out, rows) =
+                (core.commands, core.bytes_in, core.bytes_out, core.rows);
+            let closed =
+                Record::SessionClosed { reason: &reason, fault, commands, bytes_in, bytes_out, rows };
+            out.records.push(core.session, now, &closed);
+        } else if let Some((user, database)) = &core.claimed {
+            let client = core.client.to_string();
+            let failed = Record::LoginFailed { user, database, client: &client, reason: &reason };
+            out.records.push(core.session, now, &failed);
+        }
+        out.actions.push(Action::Close { reason: CloseReason { fault, text: reason } });
+    }
+}
+
+/// Bytes a client may send before it is asked for any.
+const EARLY_BYTES_MAX: usize = 64 << 10;
+
+fn fault_name(fault: Fault) -> &'static str {
+    match fault {
+        Fault::None => "",
+        Fault::Client => "client",
+        Fault::Server => "server",
+        Fault::Gateway => "gateway",
     }
 }

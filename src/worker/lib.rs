@@ -1,1 +1,155 @@
-//! Placeholder.
+//! The data plane: one pinned thread with its own ring, listeners, sessions and recording. With this crate no byte
+//! passes between a client and a target but through a lane, and no command before its record is as safe as
+//! configured.
+//!
+//! A [`run`] owns everything it touches: it shares no memory with another worker, takes no lock, and meets control
+//! and its peers in mailboxes only. What it does is one loop (`turn.rs`):
+//!
+//! ```text
+//!   reap the ring ─► take orders ─► feed lanes, carry out their actions ─► due timers ─► commit the recording
+//!        ▲                                                                                     │
+//!        └──────────────────────── submit everything in the next turn's one call ◄─────────────┘
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod accept;
+mod act;
+mod admission;
+mod binding;
+mod cancel;
+mod feed;
+mod ids;
+mod keys;
+mod mail;
+mod orders;
+mod recorder;
+mod salts;
+mod send;
+mod session;
+mod table;
+mod timers;
+mod tls;
+mod turn;
+mod upstream;
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use lockgate_bridge::{Counters, Inbox, Notice, Order, Outlet, Snapshot};
+use lockgate_lane::ListenerRules;
+use lockgate_recording::SeriesStart;
+use lockgate_ring::Waker;
+
+/// Everything a worker is made of.
+pub struct Setup {
+    /// This worker, from 0.
+    pub index: u32,
+    /// How many workers there are.
+    pub workers: u32,
+    /// The core to run on; `None`: wherever the scheduler puts it.
+    pub core: Option<usize>,
+    /// Its own listening sockets (`SO_REUSEPORT`).
+    pub listeners: Vec<ListenerSetup>,
+    /// What to judge by at first.
+    pub snapshot: Arc<Snapshot>,
+    /// Orders from control and from other workers.
+    pub inbox: Inbox<Order>,
+    /// Notices to control.
+    pub outlet: Outlet<Notice>,
+    /// Every worker's mailbox, by index; its own is not used.
+    pub peers: Vec<Outlet<Order>>,
+    /// What it counts.
+    pub counters: Arc<Counters>,
+    /// Limits of its lanes.
+    pub lane_limits: Arc<lockgate_lane::Limits>,
+    /// Its own limits.
+    pub limits: Limits,
+    /// Where and how safely it records.
+    pub recording: RecordingSetup,
+    /// The process' start: the zero of every monotonic time.
+    pub started: Instant,
+    /// Called once, on the worker's thread, with its ring's waker, before the first turn.
+    pub wake: Box<dyn FnOnce(Waker) + Send>,
+}
+
+/// One listening socket.
+#[derive(Debug)]
+pub struct ListenerSetup {
+    /// Bound and listening.
+    pub socket: TcpListener,
+    /// What it demands.
+    pub rules: Arc<ListenerRules>,
+    /// The gateway's certificate towards clients; `None` exactly when the rules say that there is no TLS.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// Limits of one worker: what is configured for the gateway, divided by the number of workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Most client connections at a time.
+    pub sessions_max: u32,
+    /// Most of them that are not authenticated yet.
+    pub unauthenticated_max: u32,
+    /// Most of those from one address (one /64 with IPv6).
+    pub unauthenticated_per_address_max: u32,
+    /// How long connecting to one address of a target may take, TLS included, in nanoseconds.
+    pub connect_ns_max: u64,
+    /// How long a cancel request may take to be delivered, in nanoseconds.
+    pub cancel_ns_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            sessions_max: 10_000,
+            unauthenticated_max: 1_000,
+            unauthenticated_per_address_max: 256,
+            connect_ns_max: 10_000_000_000,
+            cancel_ns_max: 10_000_000_000,
+        }
+    }
+}
+
+/// Where and how safely a worker records.
+#[derive(Debug)]
+pub struct RecordingSetup {
+    /// Where its series goes on (`worker` is taken from [`Setup::index`]).
+    pub start: SeriesStart,
+    /// The first segment file.
+    pub segment: Segment,
+    /// When a command may be forwarded.
+    pub durability: Durability,
+}
+
+/// A segment file: pre-allocated, all zero, open for writing. As in [`Order::Segment`].
+#[derive(Debug)]
+pub struct Segment {
+    /// Its number in the series.
+    pub number: u64,
+    /// The file.
+    pub file: OwnedFd,
+    /// Where it is, for messages.
+    pub path: String,
+}
+
+/// When a command may be forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// When its record is queued.
+    Async,
+    /// When its record is written to the file.
+    Os,
+}
+
+/// Runs a worker on the calling thread until [`Order::Stop`], or until a [`Order::Drain`] has ended; the last thing
+/// it does is [`Notice::Stopped`].
+///
+/// # Errors
+/// The ring cannot be made, a listener cannot be taken, or the ring itself fails.
+pub fn run(setup: Setup) -> io::Result<()> {
+    turn::run(setup)
+}

@@ -1,0 +1,419 @@
+//! The configuration, checked: whoever holds a [`Config`] holds one that can be served.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use lockgate_control::target_tls::{self, TargetTlsError};
+use lockgate_control::{Account, Policies, TargetSetup, UserSetup, policies};
+use lockgate_lane::{Identity, ListenerAuth, ListenerRules, ListenerTls, Target, TargetTls};
+use lockgate_worker::Durability;
+
+use crate::section::{Mistake, Reading, Section};
+use crate::tls;
+
+/// Everything that was configured.
+#[derive(Debug)]
+pub struct Config {
+    /// The file that was read.
+    pub file: PathBuf,
+    /// Folder of all state.
+    pub data_dir: PathBuf,
+    /// Number of worker threads.
+    pub workers: u32,
+    /// What bounds every peer.
+    pub limits: Limits,
+    /// When a command may be forwarded.
+    pub durability: Durability,
+    /// Bytes of one segment file.
+    pub segment_bytes: u64,
+    /// Where clients connect.
+    pub listeners: Vec<Listener>,
+    /// What stands behind the gateway.
+    pub targets: Vec<TargetSetup>,
+    /// Local identities.
+    pub users: Vec<UserSetup>,
+    /// The policies, compiled.
+    pub policies: Policies,
+    /// Health and metrics.
+    pub admin: Option<SocketAddr>,
+    /// The log.
+    pub log: Log,
+    /// What was probably not meant so.
+    pub warnings: Vec<Mistake>,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Limits of lanes.
+    pub lane: lockgate_lane::Limits,
+    /// Time to connect to one address of a target.
+    pub connect_timeout: Duration,
+    /// Time that sessions get to end when the gateway is told to.
+    pub drain_timeout: Duration,
+    /// Client connections, over all workers.
+    pub sessions_max: u32,
+    /// Of those, not yet authenticated.
+    pub unauthenticated_max: u32,
+    /// Of those, from one address.
+    pub unauthenticated_per_address_max: u32,
+}
+
+/// `[[listener]]`.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// Address to bind to.
+    pub bind: SocketAddr,
+    /// What it demands of clients.
+    pub rules: ListenerRules,
+    /// Its certificate; `None`: no TLS, or the one that is made on first start.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    /// One JSON object per line; else text.
+    pub json: bool,
+    /// The least level that is written.
+    pub level: tracing::Level,
+}
+
+/// What is wrong with a configuration, and what is merely odd.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// Every mistake.
+    pub mistakes: Vec<Mistake>,
+    /// Every warning.
+    pub warnings: Vec<Mistake>,
+}
+
+impl Config {
+    /// Reads and checks a file and all that it names. Connects to nothing and changes nothing.
+    pub fn load(file: &Path) -> Result<Config, Findings> {
+        let failed = |text: String| Findings {
+            mistakes: vec![Mistake { line: 0, path: String::new(), text }],
+            warnings: Vec::new(),
+        };
+        let file = std::path::absolute(file)
+            .map_err(|error| failed(format!("{} is no path: {error}", file.display())))?;
+        let text = std::fs::read_to_string(&file)
+            .map_err(|error| failed(format!("{} cannot be read: {error}", file.display())))?;
+        Config::parse(file, &text)
+    }
+
+    fn parse(file: PathBuf, text: &str) -> Result<Config, Findings> {
+        let folder = file.parent().unwrap_or(Path::new("/")).to_owned();
+        let reading = Reading::new(text, &folder);
+        let table = reading.parse();
+        let config = table.as_ref().and_then(|table| read(&Section::top(&reading, table), file));
+        drop(table);
+        let (mistakes, warnings) = reading.finish();
+        match config {
+            Some(config) if mistakes.is_empty() => Ok(Config { warnings, ..config }),
+            _ => Err(Findings { mistakes, warnings }),
+        }
+    }
+
+    /// One line for `check`.
+    pub fn summary(&self) -> String {
+        let count = |number: usize, word: &str| {
+            format!("{number} {word}{}", if number == 1 { "" } else { "s" })
+        };
+        [
+            count(self.listeners.len(), "listener"),
+            count(self.targets.len(), "target"),
+            count(self.users.len(), "user"),
+            count(self.policies.sources().len(), "policy file"),
+            count(usize::try_from(self.workers).unwrap_or(usize::MAX), "worker"),
+        ]
+        .join(", ")
+    }
+}
+
+/// Reads every section before anything is given up, so that all mistakes are found.
+fn read(top: &Section<'_>, file: PathBuf) -> Option<Config> {
+    let data_dir = top.path("data_dir");
+    let workers = workers(&top.section("workers"));
+    let limits = limits(&top.section("limits"));
+    let recording = recording(&top.section("recording"));
+    let listeners = gather(&top.sections("listener"), listener);
+    let targets = gather(&top.sections("target"), target);
+    let users = gather(&top.sections("user"), user);
+    let policies = top.has("policy").then(|| policy(&top.section("policy")));
+    let admin = admin(&top.section("admin"));
+    let log = log(&top.section("log"));
+    if !top.has("policy") {
+        top.section("policy");
+    }
+    refuse_twins(top, "target", "name", targets.iter().map(|target| target.target.name.clone()));
+    refuse_twins(top, "user", "name", users.iter().map(|user| user.identity.name.clone()));
+    refuse_same_binds(top, &listeners, admin);
+    let policies = policies??;
+    warn_of_nobodies(top, &users, &targets, &policies);
+    let (durability, segment_bytes) = recording?;
+    Some(Config {
+        file,
+        data_dir: data_dir?,
+        workers: workers?,
+        limits: limits?,
+        durability,
+        segment_bytes,
+        listeners,
+        targets,
+        users,
+        policies,
+        admin,
+        log: log?,
+        warnings: Vec::new(),
+    })
+}
+
+fn gather<T>(sections: &[Section<'_>], read: impl Fn(&Section<'_>) -> Option<T>) -> Vec<T> {
+    sections.iter().filter_map(read).collect()
+}
+
+fn workers(section: &Section<'_>) -> Option<u32> {
+    match section.has("count") {
+        true => section.integer("count").and_then(|count| u32::try_from(count).ok()),
+        false => Some(available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1)).min(256)),
+    }
+}
+
+fn limits(section: &Section<'_>) -> Option<Limits> {
+    let login_timeout = section.duration("login_timeout");
+    let connect_timeout = section.duration("connect_timeout");
+    let drain_timeout = section.duration("drain_timeout");
+    let [sessions_max, unauthenticated_max, unauthenticated_per_address_max, scram_iterations_max] =
+        ["sessions_max", "unauthenticated_max", "unauthenticated_per_address_max", "scram_iterations_max"]
+            .map(|name| section.integer(name).and_then(|value| u32::try_from(value).ok()));
+    let [statement_bytes_max, bind_bytes_max, row_bytes_max] =
+        ["statement_bytes_max", "bind_bytes_max", "row_bytes_max"]
+            .map(|name| section.size(name).and_then(|value| u32::try_from(value).ok()));
+    let lane = lockgate_lane::Limits {
+        login_ns_max: u64::try_from(login_timeout?.as_nanos()).ok()?,
+        statement_bytes_max: statement_bytes_max?,
+        bind_bytes_max: bind_bytes_max?,
+        row_bytes_max: row_bytes_max?,
+        scram_iterations_max: scram_iterations_max?,
+    };
+    Some(Limits {
+        lane,
+        connect_timeout: connect_timeout?,
+        drain_timeout: drain_timeout?,
+        sessions_max: sessions_max?,
+        unauthenticated_max: unauthenticated_max?,
+        unauthenticated_per_address_max: unauthenticated_per_address_max?,
+    })
+}
+
+fn recording(section: &Section<'_>) -> Option<(Durability, u64)> {
+    let durability = section.text("durability");
+    let segment_bytes = section.size("segment_bytes");
+    let durability = match durability?.as_str() {
+        "os" => Durability::Os,
+        _ => Durability::Async,
+    };
+    Some((durability, segment_bytes?))
+}
+
+fn listener(section: &Section<'_>) -> Option<Listener> {
+    section.text("protocol");
+    let bind = section.socket("bind");
+    let tls = section.text("tls").map(|tls| match tls.as_str() {
+        "off" => ListenerTls::Off,
+        "optional" => ListenerTls::Optional,
+        _ => ListenerTls::Required,
+    });
+    let auth = section.text("auth").map(|auth| match auth.as_str() {
+        "password" => ListenerAuth::Password,
+        _ => ListenerAuth::Scram,
+    });
+    if auth == Some(ListenerAuth::Password) && tls == Some(ListenerTls::Off) {
+        section.mistake(
+            "auth",
+            "\"password\" sends passwords in clear text, which only TLS makes safe; write tls = \"required\" or auth = \"scram\"",
+        );
+    }
+    let server = certificate(section, tls);
+    Some(Listener { bind: bind?, rules: ListenerRules { tls: tls?, auth: auth? }, tls: server })
+}
+
+fn certificate(section: &Section<'_>, tls: Option<ListenerTls>) -> Option<Arc<rustls::ServerConfig>> {
+    let (certificate, key) = (section.path("certificate"), section.path("key"));
+    if tls == Some(ListenerTls::Off) {
+        for name in ["certificate", "key"].into_iter().filter(|name| section.has(name)) {
+            section.mistake(name, "is of no use with tls = \"off\"; remove it, or write tls = \"required\"");
+        }
+        return None;
+    }
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => match tls::server_config(&certificate, &key) {
+            Ok(config) => Some(config),
+            Err(tls::Fault { of_key, text }) => {
+                section.mistake(if of_key { "key" } else { "certificate" }, text);
+                None
+            }
+        },
+        (Some(_), None) if !section.has("key") => {
+            section.mistake("key", "is missing beside certificate: write key = \"tls/server.key\"");
+            None
+        }
+        (None, Some(_)) if !section.has("certificate") => {
+            section.mistake("certificate", "is missing beside key: write certificate = \"tls/server.pem\"");
+            None
+        }
+        _ => None,
+    }
+}
+
+fn target(section: &Section<'_>) -> Option<TargetSetup> {
+    section.text("protocol");
+    let name = section.text("name");
+    let address = section.host_port("address");
+    let database = section.text("database");
+    let user = section.text("user");
+    let password = section.secret("password");
+    let tls = section.text("tls").map(|tls| match tls.as_str() {
+        "disable" => TargetTls::Disable,
+        "require" => TargetTls::Require,
+        "verify-ca" => TargetTls::VerifyCa,
+        _ => TargetTls::VerifyFull,
+    });
+    let catalog = section.has("catalog").then(|| account(&section.section("catalog")));
+    let ca = section.path("ca");
+    let (host, port) = address?;
+    let leg = leg(section, tls?, &host, ca.as_deref());
+    let target = Target {
+        name: name?,
+        address: if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") },
+        database: database?,
+        user: user?,
+        password,
+        tls: tls?,
+    };
+    let catalog = match catalog {
+        Some(account) => account?,
+        None => Account { user: target.user.clone(), password: target.password.clone() },
+    };
+    Some(TargetSetup { target: Arc::new(target), host, port, tls: leg?, catalog })
+}
+
+/// How TLS to the target is begun; the outer `None` is a mistake that was noted.
+fn leg(
+    section: &Section<'_>,
+    tls: TargetTls,
+    host: &str,
+    ca: Option<&Path>,
+) -> Option<Option<lockgate_bridge::DestinationTls>> {
+    if section.has("ca") && matches!(tls, TargetTls::Disable | TargetTls::Require) {
+        section.mistake("ca", "is of no use with this tls, which verifies nothing; write tls = \"verify-full\"");
+        return None;
+    }
+    match target_tls::client(tls, host, ca) {
+        Ok(leg) => Some(leg),
+        Err(TargetTlsError { of_ca, text }) => {
+            section.mistake(if of_ca { "ca" } else { "address" }, text);
+            None
+        }
+    }
+}
+
+fn account(section: &Section<'_>) -> Option<Account> {
+    let user = section.text("user");
+    let password = section.secret("password");
+    Some(Account { user: user?, password })
+}
+
+fn user(section: &Section<'_>) -> Option<UserSetup> {
+    let name = section.text("name");
+    let mut groups = section.texts("groups");
+    let password = section.secret("password");
+    groups.sort();
+    groups.dedup();
+    Some(UserSetup { identity: Arc::new(Identity { name: name?, groups }), password: password? })
+}
+
+fn policy(section: &Section<'_>) -> Option<Policies> {
+    let paths = section.paths("paths");
+    if section.has("paths") && paths.is_empty() {
+        section.mistake("paths", "names no file or folder; write paths = [\"policies/\"]");
+    }
+    match policies::load(&paths) {
+        Ok(policies) => {
+            policies.warnings().iter().for_each(|text| section.warning("paths", text.clone()));
+            Some(policies)
+        }
+        Err(errors) => {
+            errors.into_iter().for_each(|text| section.mistake("paths", text));
+            None
+        }
+    }
+}
+
+fn admin(section: &Section<'_>) -> Option<SocketAddr> {
+    let bind = section.socket("bind")?;
+    if !bind.ip().is_loopback() {
+        section.mistake(
+            "bind",
+            format!("{bind} can be reached from other machines, and nothing asks its readers who they are yet; write \"127.0.0.1:{}\"", bind.port()),
+        );
+        return None;
+    }
+    Some(bind)
+}
+
+fn log(section: &Section<'_>) -> Option<Log> {
+    let format = section.text("format");
+    let level = section.text("level");
+    let level = match level?.as_str() {
+        "error" => tracing::Level::ERROR,
+        "warn" => tracing::Level::WARN,
+        "debug" => tracing::Level::DEBUG,
+        _ => tracing::Level::INFO,
+    };
+    Some(Log { json: format? == "json", level })
+}
+
+fn refuse_twins(top: &Section<'_>, table: &str, name: &str, values: impl Iterator<Item = String>) {
+    let mut count: HashMap<String, usize> = HashMap::new();
+    values.for_each(|value| *count.entry(value).or_default() += 1);
+    let mut twins: Vec<String> = count.into_iter().filter(|(_, count)| *count > 1).map(|(value, _)| value).collect();
+    twins.sort();
+    for value in twins {
+        top.mistake(table, format!("more than one has {name} = \"{value}\"; each needs its own"));
+    }
+}
+
+fn refuse_same_binds(top: &Section<'_>, listeners: &[Listener], admin: Option<SocketAddr>) {
+    let binds = listeners.iter().map(|listener| listener.bind).chain(admin);
+    // Port 0 is a free port, another one each time.
+    refuse_twins(top, "listener", "bind", binds.filter(|bind| bind.port() != 0).map(|bind| bind.to_string()));
+}
+
+/// A user whom no policy lets connect anywhere is most likely a misspelt group.
+fn warn_of_nobodies(top: &Section<'_>, users: &[UserSetup], targets: &[TargetSetup], policies: &Policies) {
+    for (index, user) in users.iter().enumerate() {
+        let identity = &user.identity;
+        let anywhere =
+            targets.iter().any(|target| policies.program(identity, &target.target.name).is_some());
+        if !anywhere {
+            let groups = identity.groups.join(", ");
+            top.warning(
+                &format!("user[{index}]"),
+                format!(
+                    "no policy lets \"{}\" (groups: {}) connect to any target",
+                    identity.name,
+                    if groups.is_empty() { "none" } else { &groups }
+                ),
+            );
+        }
+    }
+    if users.is_empty() {
+        top.warning("user", "there is none: nobody can connect");
+    }
+}

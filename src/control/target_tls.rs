@@ -1,0 +1,204 @@
+//! TLS towards targets, with libpq's four modes: what a mode promises is verified or the connection fails.
+
+use std::fmt;
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use lockgate_bridge::DestinationTls;
+use lockgate_lane::TargetTls;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use x509_cert::der::Decode as _;
+
+/// Why a target's TLS cannot be as configured.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TargetTlsError {
+    /// It is the `ca` file's doing; else the address'.
+    pub of_ca: bool,
+    /// What is wrong and what to do.
+    pub text: String,
+}
+
+/// The client's side of TLS to a target. `host` is the one of its address, without brackets; `ca` the file of
+/// authorities to trust instead of the system's.
+///
+/// # Errors
+/// When the host cannot stand in a certificate, or no authority can be had.
+pub fn client(
+    tls: TargetTls,
+    host: &str,
+    ca: Option<&Path>,
+) -> Result<Option<DestinationTls>, TargetTlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = match tls {
+        TargetTls::Disable => return Ok(None),
+        TargetTls::Require => Verifier::new(&provider, Trust::Anybody, false),
+        TargetTls::VerifyCa => Verifier::new(&provider, trust(ca)?, false),
+        TargetTls::VerifyFull => Verifier::new(&provider, trust(ca)?, true),
+    };
+    let name = server_name(host)?;
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TargetTlsError { of_ca: false, text: format!("TLS cannot be had: {error}") })?;
+    let mut config =
+        config.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
+    config.alpn_protocols = vec![b"postgresql".to_vec()];
+    // A store of sessions is a lock that workers would share; PostgreSQL gives no tickets.
+    config.resumption = Resumption::disabled();
+    // As libpq: an address is not a name that SNI can carry.
+    config.enable_sni = host.parse::<IpAddr>().is_err();
+    Ok(Some(DestinationTls { config: Arc::new(config), name }))
+}
+
+fn server_name(host: &str) -> Result<ServerName<'static>, TargetTlsError> {
+    ServerName::try_from(host.to_owned()).map_err(|_| TargetTlsError {
+        of_ca: false,
+        text: format!("\"{host}\" cannot stand in a certificate; use a host name that can, or tls = \"disable\""),
+    })
+}
+
+fn trust(ca: Option<&Path>) -> Result<Trust, TargetTlsError> {
+    let certificates = match ca {
+        Some(path) => certificates(path).map_err(|text| TargetTlsError { of_ca: true, text })?,
+        None => rustls_native_certs::load_native_certs().certs,
+    };
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(certificates.iter().cloned());
+    match ca {
+        Some(path) if added < certificates.len() => Err(TargetTlsError {
+            of_ca: true,
+            text: format!("{} has a certificate in it that cannot be read", path.display()),
+        }),
+        None if added == 0 => Err(TargetTlsError {
+            of_ca: true,
+            text: String::from(
+                "this system has no authorities to trust; name a file of them with ca = \"…\" (or install ca-certificates)",
+            ),
+        }),
+        Some(_) => Ok(Trust::Roots { roots: Arc::new(roots), pinned: certificates }),
+        None => Ok(Trust::Roots { roots: Arc::new(roots), pinned: Vec::new() }),
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let shown = path.display();
+    let pem = fs::read(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("{shown} is not PEM: {error}"))?;
+    match certificates.is_empty() {
+        true => Err(format!("{shown} has no certificate in it; it must begin with -----BEGIN CERTIFICATE-----")),
+        false => Ok(certificates),
+    }
+}
+
+/// Whose certificates are believed.
+enum Trust {
+    /// Anybody's: `require` promises that nobody listens in, not who answers.
+    Anybody,
+    /// Of these authorities, and these very certificates: a server's self-signed certificate is commonly handed out as
+    /// its own authority.
+    Roots { roots: Arc<RootCertStore>, pinned: Vec<CertificateDer<'static>> },
+}
+
+/// Verifies as one of the modes says. The handshake's signature is verified in all of them.
+struct Verifier {
+    provider: Arc<CryptoProvider>,
+    trust: Trust,
+    name: bool,
+}
+
+impl Verifier {
+    fn new(provider: &Arc<CryptoProvider>, trust: Trust, name: bool) -> Verifier {
+        Verifier { provider: Arc::clone(provider), trust, name }
+    }
+
+    fn verify_trust(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        parsed: &ParsedCertificate<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        match &self.trust {
+            Trust::Anybody => Ok(()),
+            Trust::Roots { pinned, .. } if pinned.contains(end_entity) => verify_dates(end_entity, now),
+            Trust::Roots { roots, .. } => {
+                let algorithms = self.provider.signature_verification_algorithms.all;
+                verify_server_cert_signed_by_trust_anchor(parsed, roots, intermediates, now, algorithms)
+            }
+        }
+    }
+}
+
+fn verify_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+    let parsed = x509_cert::Certificate::from_der(certificate)
+        .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+    let validity = parsed.tbs_certificate.validity;
+    if now.as_secs() < validity.not_before.to_unix_duration().as_secs() {
+        return Err(Error::InvalidCertificate(CertificateError::NotValidYet));
+    }
+    if now.as_secs() > validity.not_after.to_unix_duration().as_secs() {
+        return Err(Error::InvalidCertificate(CertificateError::Expired));
+    }
+    Ok(())
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let trust = match &self.trust {
+            Trust::Anybody => "anybody",
+            Trust::Roots { .. } => "roots",
+        };
+        f.debug_struct("Verifier").field("trust", &trust).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        self.verify_trust(end_entity, &parsed, intermediates, now)?;
+        if self.name {
+            verify_server_name(&parsed, server_name)?;
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,138 @@
+//! Judging: facts of a command against a program, with what was judged before at hand.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::rc::Rc;
+
+use lockgate_facts::postgres::{Cache, Understood};
+use lockgate_policy_dsl::{Decision, Facts, Program};
+use lockgate_recording::{Record, Ruling as Recorded};
+
+/// Rulings kept before all are forgotten; each holds on to its facts.
+const RULINGS_MAX: usize = 65_536;
+
+/// Effects that an error's detail lists.
+const EFFECTS_SHOWN_MAX: usize = 12;
+
+/// What a worker owns and lends to every call of a lane: facts and rulings of commands seen before.
+pub struct Judge {
+    /// Facts of statements seen before.
+    pub facts: Cache,
+    rulings: HashMap<(u64, *const Understood), Rc<Ruling>>,
+}
+
+/// What policy said of a command, in the words that go to the client and to the record.
+#[derive(Debug)]
+pub(crate) struct Ruling {
+    pub(crate) decision: Recorded,
+    pub(crate) rule: String,
+    pub(crate) reason: String,
+    pub(crate) effects: Vec<String>,
+    /// Facts of it: kept so that the address it is known by is not used again.
+    _facts: Option<Rc<Understood>>,
+}
+
+impl Judge {
+    /// A judge that remembers facts of up to `facts_bytes_max` bytes.
+    pub fn new(facts_bytes_max: usize) -> Judge {
+        Judge { facts: Cache::new(facts_bytes_max), rulings: HashMap::new() }
+    }
+
+    /// Judges what was understood of a command.
+    pub(crate) fn rule(&mut self, program: &Program, understood: &Rc<Understood>) -> Rc<Ruling> {
+        let key = (program.id(), Rc::as_ptr(understood));
+        if let Some(ruling) = self.rulings.get(&key) {
+            return Rc::clone(ruling);
+        }
+        if self.rulings.len() >= RULINGS_MAX {
+            self.rulings.clear();
+        }
+        let mut ruling = Ruling::of(program, &understood.facts);
+        ruling._facts = Some(Rc::clone(understood));
+        let ruling = Rc::new(ruling);
+        self.rulings.insert(key, Rc::clone(&ruling));
+        ruling
+    }
+}
+
+impl Ruling {
+    /// Judges facts that no cache holds.
+    pub(crate) fn of(program: &Program, facts: &Facts) -> Ruling {
+        let verdict = program.judge(facts);
+        let (decision, reason) = match verdict.decision {
+            Decision::Allow => (Recorded::Allow, verdict.reason.to_string()),
+            Decision::Deny => (Recorded::Deny, verdict.reason.to_string()),
+            Decision::Hold { group, .. } => (
+                Recorded::Hold,
+                format!(
+                    "{} (approval by \"{group}\" cannot be asked for yet, so it is refused)",
+                    verdict.reason
+                ),
+            ),
+        };
+        let effects = facts.pairs.iter().map(ToString::to_string).collect();
+        Ruling { decision, rule: verdict.rule.to_string(), reason, effects, _facts: None }
+    }
+
+    /// A refusal by a limit, not by policy.
+    pub(crate) fn limit(reason: &str) -> Ruling {
+        let rule = String::from("limit");
+        Ruling {
+            decision: Recorded::Refuse,
+            rule,
+            reason: reason.to_owned(),
+            effects: Vec::new(),
+            _facts: None,
+        }
+    }
+
+    /// A refusal that policy implies without a rule of its own saying so.
+    pub(crate) fn refusal(&self, rule: &str, reason: String) -> Ruling {
+        Ruling {
+            decision: Recorded::Deny,
+            rule: rule.to_owned(),
+            reason,
+            effects: self.effects.clone(),
+            _facts: None,
+        }
+    }
+
+    /// What goes into the record.
+    pub(crate) fn record(&self, command: u64, epoch: u64) -> Record<'_> {
+        let effects = self.effects.iter().map(String::as_str).collect();
+        Record::Verdict {
+            command,
+            ruling: self.decision,
+            rule: &self.rule,
+            reason: &self.reason,
+            epoch,
+            effects,
+        }
+    }
+
+    /// The first line that the client reads.
+    pub(crate) fn message(&self) -> String {
+        format!("Lockgate refused this command by rule \"{}\": {}", self.rule, self.reason)
+    }
+
+    /// What the command would do.
+    pub(crate) fn detail(&self) -> String {
+        let mut shown =
+            self.effects.iter().take(EFFECTS_SHOWN_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+        if self.effects.len() > EFFECTS_SHOWN_MAX {
+            shown.push_str(", …");
+        }
+        format!("It would: {shown}.")
+    }
+
+    /// The command may pass.
+    pub(crate) fn allows(&self) -> bool {
+        self.decision == Recorded::Allow
+    }
+}
+
+impl fmt::Debug for Judge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Judge").field("rulings", &self.rulings.len()).finish_non_exhaustive()
+    }
+}

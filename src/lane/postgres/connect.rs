@@ -1,0 +1,421 @@
+//! Lockgate proves itself to the target: dial, TLS as configured (never less), authentication, the session's set-up.
+
+use std::sync::Arc;
+
+use lockgate_codecs::postgres::backend::{self, Authentication};
+use lockgate_codecs::postgres::startup::{self, Version};
+use lockgate_codecs::postgres::{frame, frontend};
+use lockgate_recording::{CommandKind, Record};
+use md5::{Digest as _, Md5};
+
+use super::inbound::Step;
+use super::parameters::{Wishes, is_safe_encoding};
+use super::session::Session;
+use super::trouble::Trouble;
+use super::{Core, Phase, Turn};
+use crate::judge::Ruling;
+use crate::scram::{self, Binding};
+use crate::{Action, Grant, SaltRequest, Side, Standing, TargetTls};
+
+/// Longest message of a server before the session stands, in bytes.
+const SETUP_BYTES_MAX: usize = 64 << 10;
+
+/// Cancel keys: four bytes in protocol 3.0, this many in 3.2.
+const LONG_KEY_BYTES: usize = 32;
+
+/// An admitted client, and how far the target's side is.
+#[derive(Debug)]
+pub(super) struct Connect {
+    wishes: Wishes,
+    grant: Grant,
+    method: &'static str,
+    step: Stage,
+    tls: Option<Option<Vec<u8>>>,
+    server_key: Option<(u32, Vec<u8>)>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Dialing,
+    /// SSLRequest was sent.
+    TlsAnswer,
+    TlsHandshake,
+    /// StartupMessage was sent.
+    Authentication,
+    SaslChallenge(scram::Client),
+    Salting(scram::Challenge),
+    SaslFinal(scram::Expected),
+    /// AuthenticationOk must follow.
+    SaslDone,
+    /// Everything up to ReadyForQuery.
+    Setup,
+}
+
+impl Connect {
+    /// Judges the start-up parameters and dials.
+    pub(super) fn begin(
+        wishes: Wishes,
+        grant: Grant,
+        method: &'static str,
+        core: &mut Core,
+        turn: &mut Turn<'_>,
+    ) -> Result<Phase, Trouble> {
+        let ruling = Ruling::of(&grant.standing.program, &wishes.facts);
+        if !ruling.allows() {
+            return Err(denied(&wishes, &grant, &ruling, core, turn));
+        }
+        turn.out.actions.push(Action::Dial);
+        let connect = Connect { wishes, grant, method, step: Stage::Dialing, tls: None, server_key: None };
+        Ok(Phase::Connect(Box::new(connect)))
+    }
+
+    pub(super) fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    pub(super) fn adopt(&mut self, standing: Arc<Standing>) {
+        self.grant.standing = standing;
+    }
+
+    /// The connection stands, or does not.
+    pub(super) fn dialed(
+        mut self: Box<Self>,
+        result: Result<(), String>,
+        turn: &mut Turn<'_>,
+    ) -> Result<Phase, Trouble> {
+        if let Err(error) = result {
+            let message = format!("target \"{}\" cannot be reached: {error}", self.grant.target.name);
+            return Err(Trouble::TargetUnreachable { message });
+        }
+        if self.grant.target.tls == TargetTls::Disable {
+            self.start_up(turn);
+        } else {
+            turn.out.send(Side::Server, startup::write_ssl_request);
+            self.step = Stage::TlsAnswer;
+        }
+        Ok(Phase::Connect(self))
+    }
+
+    /// TLS stands.
+    pub(super) fn tls_ready(
+        mut self: Box<Self>,
+        end_point: Option<Vec<u8>>,
+        turn: &mut Turn<'_>,
+    ) -> Result<Phase, Trouble> {
+        if matches!(self.step, Stage::TlsHandshake) {
+            self.tls = Some(end_point);
+            self.start_up(turn);
+        }
+        Ok(Phase::Connect(self))
+    }
+
+    fn start_up(&mut self, turn: &mut Turn<'_>) {
+        let target = &self.grant.target;
+        let mut parameters =
+            vec![(&b"user"[..], target.user.as_bytes()), (b"database", target.database.as_bytes())];
+        parameters
+            .extend(self.wishes.forwarded.iter().map(|(name, value)| (name.as_slice(), value.as_slice())));
+        let version = self.wishes.version;
+        turn.out.send(Side::Server, |arena| startup::write_startup(arena, version, &parameters));
+        self.step = Stage::Authentication;
+    }
+
+    /// The salted password is here.
+    pub(super) fn salted(mut self: Box<Self>, key: &[u8; 32], turn: &mut Turn<'_>) -> Result<Phase, Trouble> {
+        self.step = match std::mem::replace(&mut self.step, Stage::Dialing) {
+            Stage::Salting(challenge) => {
+                let (response, expected) = challenge.respond(key);
+                turn.out
+                    .send(Side::Server, |arena| frontend::write_sasl_response(arena, response.as_bytes()));
+                Stage::SaslFinal(expected)
+            }
+            other => other,
+        };
+        Ok(Phase::Connect(self))
+    }
+
+    /// Bytes of the server's.
+    pub(super) fn step(
+        mut self: Box<Self>,
+        bytes: &[u8],
+        core: &mut Core,
+        turn: &mut Turn<'_>,
+    ) -> (Result<Phase, Trouble>, Step) {
+        match self.step {
+            Stage::TlsAnswer => match bytes {
+                [] => (Ok(Phase::Connect(self)), Step::Need(1)),
+                [b'S'] => {
+                    turn.out.actions.push(Action::StartTls { side: Side::Server });
+                    self.step = Stage::TlsHandshake;
+                    (Ok(Phase::Connect(self)), Step::Consumed(1))
+                }
+                [b'S', ..] => (
+                    Err(self.protocol("bytes in clear text behind its answer to the request for TLS")),
+                    Step::Blocked,
+                ),
+                [b'N', ..] => (Err(self.no_tls()), Step::Blocked),
+                _ => (Err(self.protocol("no answer to the request for TLS")), Step::Blocked),
+            },
+            Stage::Dialing | Stage::TlsHandshake | Stage::Salting(_) => {
+                (Err(self.protocol("bytes that nothing asked for")), Step::Blocked)
+            }
+            _ => match frame::header(bytes) {
+                Err(malformed) => (Err(Trouble::server(malformed)), Step::Blocked),
+                Ok(None) => (Ok(Phase::Connect(self)), Step::Need(frame::HEADER_BYTES)),
+                Ok(Some(header)) if header.body_bytes > SETUP_BYTES_MAX => {
+                    (Err(self.protocol("a message too long before the session stands")), Step::Blocked)
+                }
+                Ok(Some(header)) => match bytes.get(..header.message_bytes()) {
+                    None => (Ok(Phase::Connect(self)), Step::Need(header.message_bytes())),
+                    Some(message) => {
+                        (self.message(header.kind, message, core, turn), Step::Consumed(message.len()))
+                    }
+                },
+            },
+        }
+    }
+
+    fn message(
+        mut self: Box<Self>,
+        kind: u8,
+        message: &[u8],
+        core: &mut Core,
+        turn: &mut Turn<'_>,
+    ) -> Result<Phase, Trouble> {
+        let body = message.get(frame::HEADER_BYTES..).unwrap_or_default();
+        let setup = matches!(self.step, Stage::Setup);
+        match kind {
+            backend::AUTHENTICATION if !setup => {
+                let request = backend::authentication(body).map_err(Trouble::server)?;
+                self.authenticate(request, core, turn)?;
+            }
+            backend::NEGOTIATE if !setup => {
+                self.negotiated(backend::negotiate(body).map_err(Trouble::server)?)?
+            }
+            backend::NOTICE => {
+                if setup {
+                    turn.out.send(Side::Client, |arena| arena.extend_from_slice(message));
+                }
+            }
+            backend::ERROR => return Err(self.refused(backend::report(body).map_err(Trouble::server)?)),
+            backend::PARAMETER_STATUS if setup => {
+                let (name, value) = backend::parameter_status(body).map_err(Trouble::server)?;
+                self.parameter(name, value)?;
+                turn.out.send(Side::Client, |arena| arena.extend_from_slice(message));
+            }
+            backend::BACKEND_KEY_DATA if setup => {
+                let (process_id, key) = backend::backend_key_data(body).map_err(Trouble::server)?;
+                self.server_key = Some((process_id, key.to_vec()));
+            }
+            backend::READY_FOR_QUERY if setup => {
+                let status = backend::ready_for_query(body).map_err(Trouble::server)?;
+                return Ok(self.ready(status, message, core, turn));
+            }
+            _ => return Err(self.protocol("a message that is not legal before the session stands")),
+        }
+        Ok(Phase::Connect(self))
+    }
+
+    fn authenticate(
+        &mut self,
+        request: Authentication<'_>,
+        core: &Core,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Trouble> {
+        let stage = std::mem::replace(&mut self.step, Stage::Authentication);
+        self.step = match (stage, request) {
+            (Stage::Authentication | Stage::SaslDone, Authentication::Ok) => Stage::Setup,
+            (Stage::Authentication, Authentication::Cleartext) => {
+                if self.tls.is_none() {
+                    return Err(
+                        self.login("asks for the password in clear text and the connection has no TLS")
+                    );
+                }
+                let password = self.password()?;
+                turn.out.send(Side::Server, |arena| frontend::write_password(arena, password.expose()));
+                Stage::Authentication
+            }
+            (Stage::Authentication, Authentication::Md5(salt)) => {
+                let password = self.password()?;
+                let answer = md5_answer(password.expose(), self.grant.target.user.as_bytes(), salt);
+                turn.out.send(Side::Server, |arena| frontend::write_password(arena, answer.as_bytes()));
+                Stage::Authentication
+            }
+            (Stage::Authentication, Authentication::Sasl(mechanisms)) => {
+                let (mechanism, binding) = self.mechanism(&mechanisms)?;
+                let entropy =
+                    core.entropy.get(scram::NONCE_BYTES..scram::NONCE_BYTES * 2).unwrap_or_default();
+                let (client, first) = scram::Client::begin(binding, entropy);
+                turn.out.send(Side::Server, |arena| {
+                    frontend::write_sasl_initial(arena, mechanism, first.as_bytes());
+                });
+                Stage::SaslChallenge(client)
+            }
+            (Stage::SaslChallenge(client), Authentication::SaslContinue(message)) => {
+                let challenge =
+                    client.challenge(message, core.limits.scram_iterations_max).map_err(|error| {
+                        self.login(&format!("sent a SCRAM challenge that is refused ({error:?})"))
+                    })?;
+                let (password, salt) = (self.password()?.clone(), challenge.salt.clone());
+                let iterations = challenge.iterations;
+                turn.out.actions.push(Action::Salt(SaltRequest { password, salt, iterations }));
+                Stage::Salting(challenge)
+            }
+            (Stage::SaslFinal(expected), Authentication::SaslFinal(message)) => {
+                expected
+                    .check(message)
+                    .map_err(|_| self.login("did not prove that it knows the password"))?;
+                Stage::SaslDone
+            }
+            (Stage::Authentication, Authentication::Other(kind)) => {
+                return Err(
+                    self.login(&format!("asks for authentication method {kind}, which is not supported"))
+                );
+            }
+            _ => return Err(self.protocol("an authentication request out of turn")),
+        };
+        Ok(())
+    }
+
+    fn mechanism(&self, offered: &[&[u8]]) -> Result<(&'static str, Binding), Trouble> {
+        let offers = |name: &str| offered.contains(&name.as_bytes());
+        match &self.tls {
+            Some(Some(hash)) if offers(scram::SHA_256_PLUS) => {
+                Ok((scram::SHA_256_PLUS, Binding::EndPoint(hash.clone())))
+            }
+            Some(Some(_)) if offers(scram::SHA_256) => Ok((scram::SHA_256, Binding::NotOffered)),
+            _ if offers(scram::SHA_256) => Ok((scram::SHA_256, Binding::None)),
+            _ => Err(self.login("offers no SASL mechanism that is supported")),
+        }
+    }
+
+    fn password(&self) -> Result<&crate::Secret, Trouble> {
+        let password = self.grant.target.password.as_ref();
+        password.ok_or_else(|| self.login("asks for a password and target.password is not configured"))
+    }
+
+    fn negotiated(&mut self, newest: Version) -> Result<(), Trouble> {
+        if newest.major != 3 || newest.minor > self.wishes.version.minor {
+            return Err(self.protocol("a protocol version that was not asked for"));
+        }
+        self.wishes.version = newest;
+        Ok(())
+    }
+
+    fn parameter(&mut self, name: &[u8], value: &[u8]) -> Result<(), Trouble> {
+        match name {
+            b"client_encoding" => {
+                let encoding = String::from_utf8_lossy(value);
+                if !is_safe_encoding(&encoding) {
+                    return Err(Trouble::UnsafeEncoding { encoding: encoding.chars().take(64).collect() });
+                }
+            }
+            b"standard_conforming_strings" => {
+                self.wishes.reading.standard_conforming_strings = value == b"on"
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn ready(mut self: Box<Self>, status: u8, message: &[u8], core: &mut Core, turn: &mut Turn<'_>) -> Phase {
+        let server_key = self.server_key.take();
+        if let Some((process_id, _)) = &server_key {
+            let key = cancel_key(core, self.wishes.version.minor >= 2);
+            turn.out.send(Side::Client, |arena| backend::write_backend_key_data(arena, *process_id, &key));
+            turn.out.actions.push(Action::RegisterKey { process_id: *process_id, secret: key });
+        }
+        turn.out.send(Side::Client, |arena| arena.extend_from_slice(message));
+        turn.out.actions.push(Action::Established);
+        self.record_opening(server_key.as_ref().map_or(0, |(process_id, _)| *process_id), core, turn);
+        Phase::Session(Box::new(Session::new(self.grant, self.wishes.reading, server_key, status)))
+    }
+
+    fn record_opening(&self, target_pid: u32, core: &mut Core, turn: &mut Turn<'_>) {
+        core.recorded = true;
+        let Grant { identity, target, standing } = &self.grant;
+        let opened = Record::SessionOpened {
+            user: &identity.name,
+            groups: identity.groups.iter().map(String::as_str).collect(),
+            method: self.method,
+            client: &core.client.to_string(),
+            client_tls: if core.client_tls { "tls" } else { "" },
+            target: &target.name,
+            database: &target.database,
+            target_user: &target.user,
+            target_pid,
+            application: &self.wishes.application,
+            epoch: standing.epoch,
+        };
+        turn.out.records.push(core.session, turn.now, &opened);
+    }
+
+    fn protocol(&self, what: &str) -> Trouble {
+        Trouble::ServerProtocol { what: format!("target \"{}\" sent {what}", self.grant.target.name) }
+    }
+
+    fn login(&self, what: &str) -> Trouble {
+        Trouble::TargetLogin { message: format!("target \"{}\" {what}", self.grant.target.name) }
+    }
+
+    fn no_tls(&self) -> Trouble {
+        let name = &self.grant.target.name;
+        let message = format!(
+            "target \"{name}\" does not speak TLS, which its tls setting demands; it is never done without"
+        );
+        Trouble::TargetUnreachable { message }
+    }
+
+    /// What the target said instead of a session. A refused credential is the gateway's own affair: its name is not
+    /// the client's to know.
+    fn refused(&self, report: backend::Report<'_>) -> Trouble {
+        let sqlstate = String::from_utf8_lossy(report.code).into_owned();
+        if sqlstate.starts_with("28") {
+            return self
+                .login(&format!("does not accept the credential that Lockgate has for it ({sqlstate})"));
+        }
+        let message = String::from_utf8_lossy(report.message).into_owned();
+        Trouble::TargetRefused { sqlstate, message }
+    }
+}
+
+fn denied(wishes: &Wishes, grant: &Grant, ruling: &Ruling, core: &mut Core, turn: &mut Turn<'_>) -> Trouble {
+    let described = wishes.describe();
+    let command = Record::Command {
+        command: 1,
+        kind: CommandKind::StartUp,
+        name: "",
+        statement: described.as_bytes(),
+        parameters: Vec::new(),
+        parameter_types: Vec::new(),
+        formats: Vec::new(),
+    };
+    turn.out.records.push(core.session, turn.now, &command);
+    let verdict = ruling.record(1, grant.standing.epoch);
+    turn.out.records.push(core.session, turn.now, &verdict);
+    Trouble::StartupDenied { message: ruling.message(), detail: ruling.detail() }
+}
+
+/// The key that the client gets: ours, never the server's; its first four bytes name the worker.
+fn cancel_key(core: &Core, long: bool) -> Vec<u8> {
+    let random = core.entropy.get(scram::NONCE_BYTES * 2..).unwrap_or_default();
+    let mut key = random.get(..if long { LONG_KEY_BYTES } else { 4 }).unwrap_or_default().to_vec();
+    if let Some(first) = key.first_chunk_mut::<4>() {
+        let workers = core.workers.max(1);
+        let drawn = u32::from_be_bytes(*first);
+        // The largest multiple of `workers` that leaves room for the worker's own number.
+        let base = (drawn / workers).min((u32::MAX - core.worker) / workers).saturating_mul(workers);
+        *first = base.saturating_add(core.worker).to_be_bytes();
+    }
+    key
+}
+
+/// `"md5" || hex(md5(hex(md5(password || user)) || salt))` (PostgreSQL documentation, "Start-up").
+fn md5_answer(password: &[u8], user: &[u8], salt: [u8; 4]) -> String {
+    let inner = hex(&Md5::new().chain_update(password).chain_update(user).finalize());
+    format!("md5{}", hex(&Md5::new().chain_update(inner).chain_update(salt).finalize()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,190 @@
+//! What the server has been asked and has not answered yet, in order.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::names::{Names, Portal, Statement, Undo};
+use super::reading::Turned;
+
+/// One question that is on its way to the server.
+#[derive(Debug)]
+pub(super) enum Expect {
+    /// A simple Query, up to its ReadyForQuery.
+    Query(Running),
+    Parse {
+        undo: Undo,
+    },
+    Bind {
+        undo: Undo,
+    },
+    /// Describe of a statement: ParameterDescription, then RowDescription or NoData.
+    DescribeStatement {
+        statement: Option<Rc<Statement>>,
+        /// ParameterDescription has come.
+        parameters_seen: bool,
+    },
+    /// Describe of a portal. One that Lockgate asked itself is answered to nobody.
+    DescribePortal {
+        portal: Option<Rc<Portal>>,
+        own: bool,
+    },
+    Execute {
+        portal: Option<Rc<Portal>>,
+        running: Running,
+    },
+    Close {
+        undo: Undo,
+    },
+    /// Sync, up to its ReadyForQuery.
+    Sync,
+    /// FunctionCall, up to its ReadyForQuery.
+    FunctionCall(Running),
+    /// The stand-in of a refused pipeline: its error is replaced.
+    Refusal(Refused),
+    /// The stand-in of a refused Query or FunctionCall, up to its ReadyForQuery.
+    RefusedQuery(Refused),
+}
+
+/// A command that the server carries out.
+#[derive(Debug, Default)]
+pub(super) struct Running {
+    /// Its number in the session.
+    pub(super) command: u64,
+    /// It holds COPY … FROM STDIN: what the client sends next depends on the answer.
+    pub(super) copy_gate: bool,
+    /// What it does to how SQL is read.
+    pub(super) turned: Option<Turned>,
+    /// Names that SQL in it prepares; what they mean is uncertain if it fails.
+    pub(super) prepares: Vec<Rc<str>>,
+    /// It has failed: ReadyForQuery is all that is to come.
+    pub(super) failed: bool,
+}
+
+/// A command that never reached the server.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) command: u64,
+    /// The ErrorResponse that the client gets.
+    pub(super) error: Vec<u8>,
+    pub(super) sqlstate: &'static str,
+    pub(super) message: String,
+}
+
+/// The name of what stands at the front: the row of the table in [`super::legality`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Awaited {
+    Nothing,
+    Query,
+    Parse,
+    Bind,
+    StatementParameters,
+    StatementColumns,
+    PortalColumns,
+    Execute,
+    Close,
+    Ready,
+    FunctionCall,
+    Refusal,
+}
+
+impl Expect {
+    fn awaited(&self) -> Awaited {
+        match self {
+            Expect::Query(running) | Expect::FunctionCall(running) if running.failed => Awaited::Ready,
+            Expect::Query(_) => Awaited::Query,
+            Expect::FunctionCall(_) => Awaited::FunctionCall,
+            Expect::Parse { .. } => Awaited::Parse,
+            Expect::Bind { .. } => Awaited::Bind,
+            Expect::DescribeStatement { parameters_seen: false, .. } => Awaited::StatementParameters,
+            Expect::DescribeStatement { parameters_seen: true, .. } => Awaited::StatementColumns,
+            Expect::DescribePortal { .. } => Awaited::PortalColumns,
+            Expect::Execute { .. } => Awaited::Execute,
+            Expect::Close { .. } => Awaited::Close,
+            Expect::Sync => Awaited::Ready,
+            Expect::Refusal(_) | Expect::RefusedQuery(_) => Awaited::Refusal,
+        }
+    }
+
+    /// The command that runs, if one does.
+    pub(super) fn running(&mut self) -> Option<&mut Running> {
+        match self {
+            Expect::Query(running) | Expect::FunctionCall(running) | Expect::Execute { running, .. } => {
+                Some(running)
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes back what it would have changed.
+    pub(super) fn undo(self, names: &mut Names) {
+        match self {
+            Expect::Parse { undo } | Expect::Bind { undo } | Expect::Close { undo } => names.undo(undo),
+            _ => {}
+        }
+    }
+}
+
+/// All questions on their way.
+#[derive(Debug, Default)]
+pub(super) struct Expects {
+    queue: VecDeque<Expect>,
+}
+
+impl Expects {
+    pub(super) fn push(&mut self, expect: Expect) {
+        self.queue.push_back(expect);
+    }
+
+    pub(super) fn front(&mut self) -> Option<&mut Expect> {
+        self.queue.front_mut()
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Expect> {
+        self.queue.pop_front()
+    }
+
+    /// Something else of the front is still to come.
+    pub(super) fn put_back(&mut self, expect: Expect) {
+        self.queue.push_front(expect);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(super) fn awaited(&self) -> Awaited {
+        self.queue.front().map_or(Awaited::Nothing, Expect::awaited)
+    }
+
+    /// The last question asks for COPY data and has not been answered.
+    pub(super) fn copy_gate(&self) -> bool {
+        match self.queue.back() {
+            Some(Expect::Query(running) | Expect::Execute { running, .. }) => running.copy_gate,
+            _ => false,
+        }
+    }
+
+    /// After an error in the extended protocol the server skips to the Sync. What it skips, in order; the second
+    /// result tells whether that Sync is on its way.
+    pub(super) fn skipped(&mut self) -> (Vec<Expect>, bool) {
+        let end = self.queue.iter().position(|expect| matches!(expect, Expect::Sync));
+        let skipped = self.queue.drain(..end.unwrap_or(self.queue.len())).collect();
+        (skipped, end.is_some())
+    }
+
+    /// Whether a Describe of this portal, or of its statement, is among the last questions since the last Sync.
+    pub(super) fn describes(&self, statement: &Rc<Statement>) -> bool {
+        let open = self.queue.iter().rev().take_while(|expect| !matches!(expect, Expect::Sync));
+        open.into_iter().any(|expect| match expect {
+            Expect::DescribeStatement { statement: Some(described), .. } => Rc::ptr_eq(described, statement),
+            Expect::DescribePortal { portal: Some(portal), .. } => {
+                portal.statement.as_ref().is_some_and(|described| Rc::ptr_eq(described, statement))
+            }
+            _ => false,
+        })
+    }
+}

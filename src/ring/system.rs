@@ -1,0 +1,211 @@
+//! The few calls to the operating system that other crates need and that Rust offers only as unsafe.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// Keeps the calling thread on one core, counted among those that this process may use.
+///
+/// # Errors
+/// When there are not that many cores, or the kernel refuses.
+pub fn pin_current_thread(core: usize) -> io::Result<()> {
+    // SAFETY: a set of zeroes is a valid, empty set.
+    let mut allowed: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer and the size name `allowed`, which outlives the call.
+    if unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut allowed) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let cpus = usize::try_from(libc::CPU_SETSIZE).unwrap_or(0);
+    // SAFETY: every number is below the size of the set.
+    let mut usable = (0..cpus).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &allowed) });
+    let Some(cpu) = usable.nth(core) else {
+        let text = format!("core {core} does not exist or is not ours to use");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    };
+    // SAFETY: a set of zeroes is a valid, empty set.
+    let mut wanted: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the number is below the size of the set.
+    unsafe { libc::CPU_SET(cpu, &mut wanted) };
+    // SAFETY: the pointer and the size name `wanted`, which outlives the call.
+    check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const wanted) })
+}
+
+/// A listening TCP socket with SO_REUSEADDR and, so that each worker has its own on the same address,
+/// SO_REUSEPORT. `backlog` is in connections.
+///
+/// # Errors
+/// What the kernel says to socket, bind or listen.
+pub fn listen_socket(address: SocketAddr, backlog: u32, reuse_port: bool) -> io::Result<TcpListener> {
+    let socket = stream_socket(&address)?;
+    set_option(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    if reuse_port {
+        set_option(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    }
+    let address = SocketAddress::from(address);
+    let (at, len) = address.raw();
+    // SAFETY: the pointer and the length name `address`, which outlives the call.
+    check(unsafe { libc::bind(socket.as_raw_fd(), at, len) })?;
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    // SAFETY: takes no pointer.
+    check(unsafe { libc::listen(socket.as_raw_fd(), backlog) })?;
+    Ok(TcpListener::from(socket))
+}
+
+/// Fills `bytes` from the operating system's generator.
+///
+/// # Errors
+/// What the kernel says; there is no fallback.
+pub fn random(bytes: &mut [u8]) -> io::Result<()> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        // SAFETY: the pointer and the length name `rest`, which is ours to write.
+        let got = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
+        match usize::try_from(got) {
+            Ok(got) => rest = rest.get_mut(got..).unwrap_or_default(),
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Raises the limit of open files as far as the hard limit allows; returns the limit that then holds.
+///
+/// # Errors
+/// What the kernel says.
+pub fn raise_open_files_limit() -> io::Result<u64> {
+    let mut limit = limits(libc::RLIMIT_NOFILE)?;
+    if limit.rlim_cur < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: the pointer names `limit`, which outlives the call.
+        check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
+    }
+    Ok(limit.rlim_cur)
+}
+
+pub(crate) fn limits(resource: libc::__rlimit_resource_t) -> io::Result<libc::rlimit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer names `limit`, which outlives the call.
+    check(unsafe { libc::getrlimit(resource, &raw mut limit) })?;
+    Ok(limit)
+}
+
+/// A blocking socket: on one that is not, io_uring would report EAGAIN instead of waiting.
+pub(crate) fn stream_socket(address: &SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: takes no pointer.
+    let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    check(fd.min(0))?;
+    // SAFETY: the kernel has just made this descriptor and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+pub(crate) fn set_option(fd: RawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(size_of::<i32>()).unwrap_or(0);
+    // SAFETY: the pointer and the length name `value`, which outlives the call.
+    check(unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), len) })
+}
+
+fn check(result: i32) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A socket address as the kernel reads it.
+#[derive(Clone, Copy)]
+pub(crate) union SocketAddress {
+    v4: libc::sockaddr_in,
+    v6: libc::sockaddr_in6,
+    any: libc::sockaddr_storage,
+}
+
+impl SocketAddress {
+    pub(crate) fn raw(&self) -> (*const libc::sockaddr, libc::socklen_t) {
+        let len = libc::socklen_t::try_from(size_of::<libc::sockaddr_storage>()).unwrap_or(0);
+        ((&raw const *self).cast(), len)
+    }
+}
+
+impl Default for SocketAddress {
+    fn default() -> SocketAddress {
+        // SAFETY: an address of zeroes is valid: the family that is none.
+        SocketAddress { any: unsafe { std::mem::zeroed() } }
+    }
+}
+
+impl From<SocketAddr> for SocketAddress {
+    fn from(address: SocketAddr) -> SocketAddress {
+        let mut raw = SocketAddress::default();
+        match address {
+            SocketAddr::V4(address) => {
+                raw.v4 = libc::sockaddr_in {
+                    sin_family: family(libc::AF_INET),
+                    sin_port: address.port().to_be(),
+                    sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
+                    sin_zero: [0; 8],
+                }
+            }
+            SocketAddr::V6(address) => {
+                raw.v6 = libc::sockaddr_in6 {
+                    sin6_family: family(libc::AF_INET6),
+                    sin6_port: address.port().to_be(),
+                    sin6_flowinfo: address.flowinfo(),
+                    sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
+                    sin6_scope_id: address.scope_id(),
+                }
+            }
+        }
+        raw
+    }
+}
+
+fn family(number: i32) -> libc::sa_family_t {
+    libc::sa_family_t::try_from(number).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+
+    #[test]
+    fn two_listeners_share_an_address_when_asked() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let first = listen_socket(address.parse().unwrap(), 8, true).unwrap();
+            let address = first.local_addr().unwrap();
+            assert!(listen_socket(address, 8, false).is_err(), "a listener of its own is in the way");
+            let second = listen_socket(address, 8, true).unwrap();
+            assert_eq!(second.local_addr().unwrap(), address);
+            TcpStream::connect(address).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_pinned_thread_has_one_core() {
+        std::thread::spawn(|| {
+            pin_current_thread(0).unwrap();
+            assert_eq!(std::thread::available_parallelism().unwrap().get(), 1);
+            assert!(pin_current_thread(1).is_err(), "only one is left to choose from");
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn randomness_fills_the_whole_buffer() {
+        let mut bytes = vec![0; 1 << 16];
+        random(&mut bytes).unwrap();
+        for chunk in bytes.chunks(64) {
+            assert!(chunk.iter().any(|byte| *byte != 0));
+        }
+    }
+
+    #[test]
+    fn the_open_files_limit_is_the_hard_one() {
+        let raised = raise_open_files_limit().unwrap();
+        assert_eq!(raised, limits(libc::RLIMIT_NOFILE).unwrap().rlim_max);
+    }
+}

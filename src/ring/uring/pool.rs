@@ -1,0 +1,277 @@
+//! The receive pool: slots that are either the kernel's to fill or ours to read, never both.
+//!
+//! A slot is the kernel's from [`Pool::provide`] until a completion names it ([`Pool::take`]); then its
+//! reference count (leases and queued sends) is at least one until the last [`Pool::release`] gives it back. So
+//! a count above zero is the proof, checked by every access, that the kernel does not write into the slot.
+
+use std::io;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::Submitter;
+use io_uring::types::BufRingEntry;
+
+use super::map::Map;
+use crate::Lease;
+
+/// The only buffer group of a ring.
+pub(super) const GROUP: u16 = 0;
+
+#[derive(Debug)]
+pub(super) struct Pool {
+    /// Buffer ring first, then the slots.
+    map: Map,
+    slots_at: usize,
+    slot_bytes: u32,
+    ring_mask: u16,
+    /// Where the next slot is provided; shown to the kernel with each one.
+    tail: u16,
+    /// Which slot stands where in the ring, to follow a bundle from its first slot to the next.
+    order: Box<[u16]>,
+    place: Box<[u16]>,
+    refs: Box<[u32]>,
+    /// Slots that the kernel may fill, less those in completions not yet reaped.
+    available: u32,
+    held: bool,
+    withheld: Vec<u16>,
+}
+
+const PAGE_BYTES: usize = 4096;
+
+impl Pool {
+    pub(super) fn new(slots: u16, slot_bytes: u32) -> io::Result<Pool> {
+        let invalid = || io::Error::new(io::ErrorKind::InvalidInput, "the pool's size is out of range");
+        let ring_entries = slots.checked_next_power_of_two().filter(|n| *n <= 1 << 15).ok_or_else(invalid)?;
+        if slots == 0 || slot_bytes == 0 {
+            return Err(invalid());
+        }
+        let ring_bytes = usize::from(ring_entries) * size_of::<BufRingEntry>();
+        let slots_at = ring_bytes.next_multiple_of(PAGE_BYTES);
+        let slot_len = usize::try_from(slot_bytes).map_err(|_| invalid())?;
+        let bytes = usize::from(slots).checked_mul(slot_len).ok_or_else(invalid)? + slots_at;
+        Ok(Pool {
+            map: Map::new(bytes)?,
+            slots_at,
+            slot_bytes,
+            ring_mask: ring_entries - 1,
+            tail: 0,
+            order: vec![0; usize::from(ring_entries)].into(),
+            place: vec![0; usize::from(slots)].into(),
+            refs: vec![0; usize::from(slots)].into(),
+            available: 0,
+            held: false,
+            withheld: Vec::with_capacity(usize::from(slots)),
+        })
+    }
+
+    /// Shows the buffer ring to the kernel and fills it.
+    pub(super) fn register(&mut self, submitter: &Submitter<'_>) -> io::Result<()> {
+        let Some(base) = self.map.at(0, self.slots_at) else {
+            return Err(io::Error::from_raw_os_error(libc::EFAULT));
+        };
+        let address = base.as_ptr().expose_provenance() as u64;
+        // SAFETY: the mapping begins with the ring's entries, is page-aligned, and outlives the kernel's use: the
+        // ring is closed before the pool is dropped.
+        unsafe { submitter.register_buf_ring_with_flags(address, self.ring_mask + 1, GROUP, 0) }?;
+        for slot in 0..self.slots() {
+            self.provide(slot);
+        }
+        Ok(())
+    }
+
+    /// Gives the memory up for good: the kernel may still write into it.
+    pub(super) fn leak(&mut self) {
+        self.map.leak();
+    }
+
+    pub(super) fn slots(&self) -> u16 {
+        u16::try_from(self.refs.len()).unwrap_or(u16::MAX)
+    }
+
+    pub(super) fn slot_bytes(&self) -> u32 {
+        self.slot_bytes
+    }
+
+    /// Slots the kernel can fill now.
+    pub(super) fn available(&self) -> u32 {
+        self.available
+    }
+
+    /// Slots that somebody holds a lease on or sends from, or that are withheld.
+    pub(super) fn in_use(&self) -> usize {
+        self.refs.iter().filter(|refs| **refs > 0).count() + self.withheld.len()
+    }
+
+    /// The slot is the kernel's from here on.
+    fn provide(&mut self, slot: u16) {
+        let place = self.tail & self.ring_mask;
+        let Some(address) = self.address(slot) else { return };
+        let entry_at = usize::from(place) * size_of::<BufRingEntry>();
+        let Some(entry) = self.map.at(entry_at, size_of::<BufRingEntry>()) else { return };
+        // SAFETY: the entry lies inside the mapping and is aligned (16 bytes from a page's start); the kernel only
+        // reads entries, and only below the tail, which does not include this one yet.
+        let entry = unsafe { &mut *entry.cast::<BufRingEntry>().as_ptr() };
+        entry.set_addr(address.as_ptr().expose_provenance() as u64);
+        entry.set_len(self.slot_bytes);
+        entry.set_bid(slot);
+        if let Some(order) = self.order.get_mut(usize::from(place)) {
+            *order = slot;
+        }
+        if let Some(at) = self.place.get_mut(usize::from(slot)) {
+            *at = place;
+        }
+        self.tail = self.tail.wrapping_add(1);
+        self.available += 1;
+        self.publish();
+    }
+
+    fn publish(&mut self) {
+        let Some(base) = self.map.at(0, size_of::<BufRingEntry>()) else { return };
+        // SAFETY: the pointer is the ring's first entry, as the function asks.
+        let tail = unsafe { BufRingEntry::tail(base.cast().as_ptr()) };
+        // SAFETY: the tail is an aligned u16 inside the mapping, which kernel and we access atomically.
+        let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
+        tail.store(self.tail, Ordering::Release);
+    }
+
+    /// A completion says that the kernel filled this slot: it is ours, with one reference.
+    pub(super) fn take(&mut self, slot: u16) {
+        if let Some(refs) = self.refs.get_mut(usize::from(slot)) {
+            debug_assert_eq!(*refs, 0);
+            *refs += 1;
+            self.available = self.available.saturating_sub(1);
+        }
+    }
+
+    /// The slot that a bundle fills after this one.
+    pub(super) fn following(&self, slot: u16) -> Option<u16> {
+        let place = self.place.get(usize::from(slot))?.wrapping_add(1) & self.ring_mask;
+        self.order.get(usize::from(place)).copied()
+    }
+
+    pub(super) fn lease(slot: u16, len: u32) -> Lease {
+        Lease { slot, range: 0..len }
+    }
+
+    pub(super) fn retain(&mut self, slot: u16) {
+        if let Some(refs) = self.refs.get_mut(usize::from(slot)) {
+            *refs += 1;
+        }
+    }
+
+    pub(super) fn release(&mut self, slot: u16) {
+        let Some(refs) = self.refs.get_mut(usize::from(slot)) else { return };
+        debug_assert!(*refs > 0, "released more often than retained");
+        if *refs == 0 {
+            return;
+        }
+        *refs -= 1;
+        if *refs > 0 {
+            return;
+        }
+        if self.held {
+            self.withheld.push(slot);
+        } else {
+            self.provide(slot);
+        }
+    }
+
+    pub(super) fn hold(&mut self, hold: bool) {
+        self.held = hold;
+        while !hold && let Some(slot) = self.withheld.pop() {
+            self.provide(slot);
+        }
+    }
+
+    fn address(&self, slot: u16) -> Option<NonNull<u8>> {
+        let len = usize::try_from(self.slot_bytes).ok()?;
+        self.map.at(self.slots_at + usize::from(slot) * len, len)
+    }
+
+    /// Where a range of a slot lies; the bytes there are stable while the slot has references.
+    pub(super) fn part(&self, slot: u16, range: &Range<u32>) -> Option<(NonNull<u8>, usize)> {
+        if self.refs.get(usize::from(slot)).is_none_or(|refs| *refs == 0)
+            || range.start > range.end
+            || range.end > self.slot_bytes
+        {
+            return None;
+        }
+        let start = usize::try_from(range.start).ok()?;
+        let len = usize::try_from(range.end - range.start).ok()?;
+        // SAFETY: start ≤ slot_bytes, so the result is inside the slot or one past it.
+        Some((unsafe { self.address(slot)?.add(start) }, len))
+    }
+
+    pub(super) fn bytes(&self, lease: &Lease) -> &[u8] {
+        let Some((at, len)) = self.part(lease.slot, &lease.range) else { return &[] };
+        // SAFETY: `part` made sure that the range lies in a slot with references, which the kernel does not write
+        // into; whoever writes goes through `bytes_mut`, which borrows the pool exclusively.
+        unsafe { std::slice::from_raw_parts(at.as_ptr(), len) }
+    }
+
+    pub(super) fn bytes_mut(&mut self, lease: &Lease) -> &mut [u8] {
+        let Some((at, len)) = self.part(lease.slot, &lease.range) else { return &mut [] };
+        // SAFETY: as in `bytes`, and the exclusive borrow of the pool keeps every other slice of it away. The
+        // kernel may read these bytes for a send under way; it copes with any content.
+        unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_out_of_reach_when_it_is_the_kernels() {
+        let mut pool = Pool::new(4, 64).unwrap();
+        let lease = Pool::lease(2, 10);
+        assert_eq!(pool.bytes(&lease), b"", "nobody holds it");
+        pool.take(2);
+        assert_eq!(pool.bytes(&lease).len(), 10);
+        pool.bytes_mut(&lease).fill(7);
+        assert_eq!(pool.bytes(&lease), [7; 10]);
+        assert_eq!(pool.bytes(&Lease { slot: 2, range: 60..65 }), b"", "beyond the slot");
+        assert_eq!(pool.bytes(&Lease { slot: 4, range: 0..1 }), b"", "beyond the pool");
+        pool.release(2);
+        assert_eq!(pool.bytes(&lease), b"");
+        assert_eq!(pool.bytes_mut(&lease), b"");
+    }
+
+    #[test]
+    fn a_held_pool_keeps_what_comes_back() {
+        let mut pool = Pool::new(4, 64).unwrap();
+        for slot in 0..4 {
+            pool.provide(slot);
+        }
+        pool.take(0);
+        pool.retain(0);
+        pool.hold(true);
+        pool.release(0);
+        assert_eq!((pool.available(), pool.in_use()), (3, 1));
+        pool.release(0);
+        assert_eq!((pool.available(), pool.in_use()), (3, 1));
+        pool.hold(false);
+        assert_eq!((pool.available(), pool.in_use()), (4, 0));
+    }
+
+    #[test]
+    fn bundles_follow_the_order_of_the_ring() {
+        let mut pool = Pool::new(4, 64).unwrap();
+        for slot in [2, 0, 3, 1] {
+            pool.provide(slot);
+        }
+        let mut slots = vec![2];
+        while slots.len() < 5 {
+            slots.extend(pool.following(*slots.last().unwrap()));
+        }
+        assert_eq!(slots, [2, 0, 3, 1, 2]);
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        for (slots, slot_bytes) in [(0, 64), (4, 0), (u16::MAX, 64), (u16::MAX, u32::MAX)] {
+            assert!(Pool::new(slots, slot_bytes).is_err());
+        }
+    }
+}

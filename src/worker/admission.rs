@@ -1,0 +1,121 @@
+//! Limits that hold before anybody has proven who they are: how many connections, and how many from one address.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::Limits;
+
+/// Who is connected and not yet authenticated, by address.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    limits: Limits,
+    waiting: HashMap<IpAddr, u32>,
+    waiting_total: u32,
+}
+
+impl Admission {
+    pub(crate) fn new(limits: Limits) -> Admission {
+        Admission { limits, waiting: HashMap::new(), waiting_total: 0 }
+    }
+
+    /// Whether one more connection from `address` may come in beside `connections` others; if so it counts as
+    /// unauthenticated until [`Admission::leave`].
+    pub(crate) fn enter(&mut self, address: IpAddr, connections: usize) -> bool {
+        let total = u32::try_from(connections).unwrap_or(u32::MAX);
+        if total >= self.limits.sessions_max || self.waiting_total >= self.limits.unauthenticated_max {
+            return false;
+        }
+        let waiting = self.waiting.entry(network(address)).or_insert(0);
+        if *waiting >= self.limits.unauthenticated_per_address_max {
+            return false;
+        }
+        *waiting += 1;
+        self.waiting_total += 1;
+        true
+    }
+
+    /// A connection that entered has been authenticated, or is gone.
+    pub(crate) fn leave(&mut self, address: IpAddr) {
+        let network = network(address);
+        let Some(waiting) = self.waiting.get_mut(&network) else { return };
+        *waiting -= 1;
+        if *waiting == 0 {
+            self.waiting.remove(&network);
+        }
+        self.waiting_total -= 1;
+    }
+}
+
+/// What counts as one address: with IPv6 its /64, because whoever has one address of it has them all.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => IpAddr::V4(v4),
+            None => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admission() -> Admission {
+        Admission::new(Limits {
+            sessions_max: 10,
+            unauthenticated_max: 5,
+            unauthenticated_per_address_max: 2,
+            ..Limits::default()
+        })
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_has_its_share_until_it_authenticates() {
+        let mut admission = admission();
+        assert!(admission.enter(ip("10.0.0.1"), 0));
+        assert!(admission.enter(ip("10.0.0.1"), 1));
+        assert!(!admission.enter(ip("10.0.0.1"), 2));
+        assert!(admission.enter(ip("10.0.0.2"), 2), "another address is not concerned");
+        admission.leave(ip("10.0.0.1"));
+        assert!(admission.enter(ip("10.0.0.1"), 3));
+    }
+
+    #[test]
+    fn all_unauthenticated_together_and_all_sessions_have_a_limit() {
+        let mut admission = admission();
+        for n in 0..5u8 {
+            assert!(admission.enter(IpAddr::from([10, 0, 1, n]), 0));
+        }
+        assert!(!admission.enter(ip("10.0.2.1"), 0));
+        admission.leave(ip("10.0.1.0"));
+        assert!(!admission.enter(ip("10.0.2.1"), 10), "sessions_max");
+        assert!(admission.enter(ip("10.0.2.1"), 9));
+    }
+
+    #[test]
+    fn an_ipv6_network_and_a_mapped_address_are_one() {
+        let mut admission = admission();
+        assert!(admission.enter(ip("2001:db8::1"), 0));
+        assert!(admission.enter(ip("2001:db8::2"), 0));
+        assert!(!admission.enter(ip("2001:db8::3"), 0));
+        assert!(admission.enter(ip("2001:db8:0:1::1"), 0));
+        assert!(admission.enter(ip("::ffff:10.0.0.1"), 0));
+        assert!(admission.enter(ip("10.0.0.1"), 0));
+        assert!(!admission.enter(ip("10.0.0.1"), 0));
+    }
+
+    #[test]
+    fn nothing_is_kept_of_who_left() {
+        let mut admission = admission();
+        admission.enter(ip("10.0.0.1"), 0);
+        admission.leave(ip("10.0.0.1"));
+        admission.leave(ip("10.0.0.1"));
+        assert!(admission.waiting.is_empty());
+        assert_eq!(admission.waiting_total, 0);
+    }
+}

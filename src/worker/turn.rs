@@ -1,0 +1,365 @@
+//! The turn loop: what a worker is, what it waits for, and which part of it each event concerns.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use lockgate_bridge::{Counters, Inbox, Notice, Order, Outlet, Snapshot};
+use lockgate_lane::{Answer, Judge, ListenerRules, Outbox};
+use lockgate_recording::{Record, SessionId, Time};
+use lockgate_ring::uring::{Config, Ring};
+use lockgate_ring::{Driver, Event, ListenerId, Wait};
+
+use crate::admission::Admission;
+use crate::cancel::Courier;
+use crate::ids::{self, Entropy, Ids};
+use crate::keys::Keys;
+use crate::mail::Mail;
+use crate::recorder::{Recorder, Turn};
+use crate::salts::Salts;
+use crate::session::{Job, Owner, Owners, Session};
+use crate::table::{Key, Table};
+use crate::timers::{Timer, Timers};
+use crate::tls::Scratch;
+use crate::{Limits, Setup};
+
+/// Facts of statements seen before, for all sessions of a worker, in bytes.
+const FACTS_BYTES_MAX: usize = 64 << 20;
+/// Orders taken in one turn: a flood of them does not keep sessions waiting.
+const ORDERS_MAX: usize = 256;
+/// Connections beside those of sessions: cancel requests under way, and refused ones being closed.
+const SPARE_CONNECTIONS: u32 = 256;
+/// How soon notices that did not fit into the mailbox are tried again, in nanoseconds.
+const MAIL_AGAIN_NS: u64 = 10_000_000;
+/// How long the last notices are tried, in turns of a millisecond.
+const FAREWELL_TRIES: u32 = 5_000;
+
+/// One worker: everything it owns. The other files are its parts, each an `impl` of its own.
+pub(crate) struct Worker<D: Driver> {
+    pub ring: D,
+    pub index: u32,
+    pub workers: u32,
+    pub listeners: Vec<Listening>,
+    pub lane_limits: Arc<lockgate_lane::Limits>,
+    pub limits: Limits,
+    pub snapshot: Arc<Snapshot>,
+    pub inbox: Inbox<Order>,
+    pub mail: Mail,
+    pub peers: Vec<Outlet<Order>>,
+    pub counters: Arc<Counters>,
+    pub clock: Clock,
+    /// The moment of this turn.
+    pub now: Time,
+    pub mode: Mode,
+
+    pub sessions: Table<Session>,
+    pub couriers: Table<Courier>,
+    pub owners: Owners,
+    pub admission: Admission,
+    pub keys: Keys,
+    pub salts: Salts,
+    pub timers: Timers,
+    pub ids: Ids,
+    pub entropy: Entropy,
+    pub recorder: Recorder,
+    /// Sessions with commands that wait for their records.
+    pub gated: Vec<Key>,
+    /// Cancel requests that another worker has been asked to carry out.
+    pub passed_on: HashMap<u64, Key>,
+    pub last_ticket: u64,
+    /// Length of the open records when they were last looked at.
+    pub recorded_len: usize,
+
+    pub judge: Judge,
+    pub outbox: Outbox,
+    /// Answers and jobs that the actions at hand gave rise to.
+    pub answers: VecDeque<Answer>,
+    pub jobs: VecDeque<Job>,
+    /// Who asked for the cancel that the lane at hand is being told of.
+    pub requester: Option<crate::cancel::Requester>,
+    pub plain: Vec<u8>,
+    pub cipher: Scratch,
+    pub copies: Vec<u8>,
+    pub staged: crate::send::Staged,
+}
+
+/// A listening socket that is being accepted from.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    pub id: ListenerId,
+    pub rules: Arc<ListenerRules>,
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// How long the worker goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Running,
+    /// Nobody comes in; sessions end when they are idle.
+    Draining,
+    /// Every session has been cut.
+    Stopping,
+}
+
+/// Where times come from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    pub started: Instant,
+}
+
+impl Clock {
+    fn now(self) -> Time {
+        let monotonic = self.started.elapsed().as_nanos();
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        Time {
+            monotonic_ns: u64::try_from(monotonic).unwrap_or(u64::MAX),
+            wall_us: u64::try_from(wall).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn instant(self, monotonic_ns: u64) -> Instant {
+        let offset = Duration::from_nanos(monotonic_ns);
+        self.started.checked_add(offset).unwrap_or_else(Instant::now)
+    }
+}
+
+/// See [`crate::run`].
+pub(crate) fn run(mut setup: Setup) -> io::Result<()> {
+    if let Some(core) = setup.core {
+        pin(setup.index, core);
+    }
+    let outlet = setup.outlet.clone();
+    let worker = setup.index;
+    let wake = std::mem::replace(&mut setup.wake, Box::new(|_| ()));
+    let result = Ring::new(ring_config(&setup.limits)).and_then(|ring| {
+        wake(ring.waker());
+        Worker::new(ring, setup, lockgate_ring::random)?.turns()
+    });
+    if let Err(error) = &result {
+        tracing::error!(worker, %error, "the worker has failed");
+    }
+    farewell(&outlet, worker);
+    result
+}
+
+/// The ring's limits follow the worker's: a session has two connections, a cancel request one more.
+fn ring_config(limits: &Limits) -> Config {
+    Config {
+        connections_max: limits.sessions_max.saturating_mul(2).saturating_add(SPARE_CONNECTIONS),
+        queue_high_bytes: crate::send::QUEUE_BYTES_HIGH,
+        ..Config::default()
+    }
+}
+
+/// The last notice; it is tried for seconds, because control waits for it.
+fn farewell(outlet: &Outlet<Notice>, worker: u32) {
+    let mut notice = Notice::Stopped { worker };
+    for _ in 0..FAREWELL_TRIES {
+        match outlet.send(notice) {
+            Ok(()) => return,
+            Err(back) => notice = back,
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A worker that cannot be pinned runs all the same, only slower.
+fn pin(worker: u32, core: usize) {
+    if let Err(error) = lockgate_ring::pin_current_thread(core) {
+        tracing::warn!(worker, core, %error, "the worker cannot be pinned to its core");
+    }
+}
+
+impl<D: Driver> Worker<D> {
+    pub(crate) fn new(mut ring: D, setup: Setup, source: ids::Source) -> io::Result<Worker<D>> {
+        let mut listeners = Vec::with_capacity(setup.listeners.len());
+        for listener in setup.listeners {
+            let id = ring.listen(listener.socket)?;
+            listeners.push(Listening { id, rules: listener.rules, tls: listener.tls });
+        }
+        let clock = Clock { started: setup.started };
+        let mut worker = Worker {
+            ring,
+            index: setup.index,
+            workers: setup.workers,
+            listeners,
+            lane_limits: setup.lane_limits,
+            limits: setup.limits,
+            snapshot: setup.snapshot,
+            inbox: setup.inbox,
+            mail: Mail::new(setup.outlet),
+            peers: setup.peers,
+            counters: setup.counters,
+            clock,
+            now: clock.now(),
+            mode: Mode::Running,
+            sessions: Table::new(),
+            couriers: Table::new(),
+            owners: Owners::default(),
+            admission: Admission::new(setup.limits),
+            keys: Keys::default(),
+            salts: Salts::default(),
+            timers: Timers::default(),
+            ids: Ids::new(source, setup.index)?,
+            entropy: Entropy::new(source),
+            recorder: Recorder::new(setup.index, setup.recording, source),
+            gated: Vec::new(),
+            passed_on: HashMap::new(),
+            last_ticket: 0,
+            recorded_len: 0,
+            judge: Judge::new(FACTS_BYTES_MAX),
+            outbox: Outbox::default(),
+            answers: VecDeque::new(),
+            jobs: VecDeque::new(),
+            requester: None,
+            plain: Vec::new(),
+            cipher: Scratch::default(),
+            copies: Vec::new(),
+            staged: Default::default(),
+        };
+        worker.announce_epoch();
+        Ok(worker)
+    }
+
+    /// Turns until everything is over.
+    pub(crate) fn turns(&mut self) -> io::Result<()> {
+        let mut events = Vec::new();
+        while !self.is_over() {
+            self.turn(&mut events)?;
+        }
+        Ok(())
+    }
+
+    /// One turn.
+    pub(crate) fn turn(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+        self.commit();
+        let wait = self.wait();
+        self.ring.turn(wait, events)?;
+        self.now = self.clock.now();
+        self.counters.turns.add(1);
+        self.take_orders();
+        for event in events.drain(..) {
+            self.dispatch(event);
+        }
+        self.expire();
+        self.mail.retry();
+        Ok(())
+    }
+
+    /// What the recording needs before the ring is entered: so everything leaves in one call.
+    fn commit(&mut self) {
+        self.end_if_recording_is_down();
+        self.end_if_drained();
+        if self.mode == Mode::Stopping && self.sessions.is_empty() && self.couriers.is_empty() {
+            self.recorder.begin_end(self.now);
+        }
+        let gated = !self.gated.is_empty();
+        let Worker { recorder, ring, outbox, counters, mail, now, .. } = self;
+        recorder.pump(ring, &mut outbox.records, gated, &mut Turn { now: *now, counters, mail });
+        self.recorded_len = self.outbox.records.len();
+        self.end_if_recording_is_down();
+    }
+
+    /// The one place that decides how long the worker sleeps.
+    fn wait(&self) -> Wait {
+        let mail = self.mail.is_waiting().then(|| self.now.monotonic_ns + MAIL_AGAIN_NS);
+        let next = [self.timers.next_ns(), self.recorder.deadline_ns(), mail].into_iter().flatten().min();
+        match next {
+            Some(at_ns) if at_ns <= self.now.monotonic_ns => Wait::No,
+            Some(at_ns) => Wait::Until(self.clock.instant(at_ns)),
+            None => Wait::Forever,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.mode == Mode::Stopping && self.recorder.is_done() && !self.mail.is_waiting()
+    }
+
+    fn take_orders(&mut self) {
+        for _ in 0..ORDERS_MAX {
+            match self.inbox.take() {
+                Some(order) => self.obey(order),
+                None => return,
+            }
+        }
+        // More may be there, and no further wake comes for them.
+        self.ring.waker().wake();
+    }
+
+    /// The dispatcher.
+    fn dispatch(&mut self, event: Event) {
+        match event {
+            Event::Accepted { listener, conn, peer } => self.accepted(listener, conn, peer),
+            Event::AcceptFailed { error, .. } => {
+                tracing::warn!(worker = self.index, %error, "a connection could not be accepted");
+            }
+            Event::Dialed { conn, result } => match self.owners.get(conn) {
+                Some(Owner::Session(key, _)) => self.dialed(key, conn, result),
+                Some(Owner::Courier(key)) => self.courier_dialed(key, conn, result),
+                None => self.ring.close(conn, false),
+            },
+            Event::Received { conn, lease } => {
+                match self.owners.get(conn) {
+                    Some(Owner::Session(key, side)) => self.received(key, side, &lease),
+                    Some(Owner::Courier(key)) => self.courier_received(key, &lease),
+                    None => {}
+                }
+                self.ring.release(lease);
+            }
+            Event::EndOfStream { conn } => match self.owners.get(conn) {
+                Some(Owner::Session(key, side)) => self.ended(key, side),
+                Some(Owner::Courier(key)) => self.courier_over(key, None),
+                None => self.ring.close(conn, false),
+            },
+            Event::Failed { conn, error } => match self.owners.get(conn) {
+                Some(Owner::Session(key, side)) => self.failed(key, side, conn, &error.to_string()),
+                Some(Owner::Courier(key)) => self.courier_over(key, Some(&error.to_string())),
+                None => self.ring.close(conn, false),
+            },
+            Event::Drained { conn } => {
+                if let Some(Owner::Session(key, _)) = self.owners.get(conn) {
+                    self.throttle(key);
+                }
+            }
+            Event::Closed { conn } => match self.owners.take(conn) {
+                Some(Owner::Session(key, side)) => self.closed(key, side, conn),
+                Some(Owner::Courier(key)) => self.courier_closed(key, conn),
+                None => {}
+            },
+            Event::Written { token, result, buf } => self.recording_written(token, result, buf),
+            Event::Synced { result, .. } => self.recorder.synced_event(&mut self.ring, result),
+            Event::Woken => {}
+        }
+        self.run_jobs();
+    }
+
+    fn recording_written(&mut self, token: u64, result: io::Result<()>, buf: Vec<u8>) {
+        let Worker { recorder, ring, counters, mail, now, .. } = self;
+        recorder.written_event(ring, token, result, buf, &mut Turn { now: *now, counters, mail });
+        self.end_if_recording_is_down();
+        self.open_gates();
+    }
+
+    fn expire(&mut self) {
+        while let Some(timer) = self.timers.pop(self.now.monotonic_ns) {
+            match timer {
+                Timer::Lane(key) => self.lane_deadline(key),
+                Timer::Connect(key) => self.connect_deadline(key),
+                Timer::Cancel(key) => self.cancel_deadline(key),
+                Timer::Courier(key) => self.courier_over(key, Some("it took too long")),
+                Timer::Drain => self.drain_deadline(),
+            }
+            self.run_jobs();
+        }
+    }
+
+    /// Notes that this worker judges by its snapshot, in the recording and to control.
+    pub(crate) fn announce_epoch(&mut self) {
+        let epoch = self.snapshot.epoch;
+        self.counters.epoch.set(epoch);
+        self.outbox.records.push(SessionId(0), self.now, &Record::EpochAdopted { epoch });
+        self.recorded_len = self.outbox.records.len();
+        self.mail.send(Notice::Adopted { worker: self.index, epoch });
+    }
+}
