@@ -104,7 +104,8 @@ impl House {
 /// The table of ARCHITECTURE.md: package → (floor, what it uses of ours).
 fn drawing(page: &str) -> BTreeMap<String, (u32, BTreeSet<String>)> {
     let table = page.split_once("<!-- edges -->").expect("the mark before the table").1;
-    let rows = table.lines().skip_while(|line| line.is_empty()).take_while(|line| line.starts_with('|')).skip(2);
+    let rows =
+        table.lines().skip_while(|line| line.is_empty()).take_while(|line| line.starts_with('|')).skip(2);
     rows.map(|row| {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
         let names = cells[2].split(['`', ',', ' ']).filter(|word| !word.is_empty() && *word != "–");
@@ -127,7 +128,9 @@ fn disagreements(house: &House, drawn: &BTreeMap<String, (u32, BTreeSet<String>)
         };
         let uses = house.ours_only(house.uses.get(package));
         found.extend(uses.difference(expected).map(|to| format!("{package} uses {to}, which is not drawn")));
-        found.extend(expected.difference(&uses).map(|to| format!("{package} → {to} is drawn, and is not there")));
+        found.extend(
+            expected.difference(&uses).map(|to| format!("{package} → {to} is drawn, and is not there")),
+        );
         let in_tests = house.ours_only(house.tests_use.get(package));
         for to in uses.iter().chain(&in_tests).filter(|to| floor(to) >= floor(package)) {
             found.push(format!("{package} uses {to}, which is not on a floor below it"));
@@ -183,11 +186,17 @@ fn replay_needs_recordings_alone() {
 #[test]
 fn unsafe_stays_on_its_islands() {
     for (package, folder) in House::read().ours {
-        let head = ["lib.rs", "main.rs", "src/main.rs"].iter().map(|name| folder.join(name)).find(|path| path.exists());
+        let head = ["lib.rs", "main.rs", "src/main.rs"]
+            .iter()
+            .map(|name| folder.join(name))
+            .find(|path| path.exists());
         let text = fs::read_to_string(head.unwrap()).unwrap();
         let forbids = text.contains("#![forbid(unsafe_code)]");
         let is_island = UNSAFE_ISLANDS.contains(&package.as_str());
-        assert!(forbids != is_island, "{package}: forbid(unsafe_code) is {forbids}, an island of unsafe is {is_island}");
+        assert!(
+            forbids != is_island,
+            "{package}: forbid(unsafe_code) is {forbids}, an island of unsafe is {is_island}"
+        );
     }
 }
 
@@ -211,7 +220,10 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
         let name = entry.file_name().unwrap().to_string_lossy().into_owned();
-        if entry.is_dir() && !entry.join("Cargo.toml").exists() && !matches!(name.as_str(), "target" | "examples" | "tests") {
+        if entry.is_dir()
+            && !entry.join("Cargo.toml").exists()
+            && !matches!(name.as_str(), "target" | "examples" | "tests")
+        {
             files.extend(rust_files(&entry));
         } else if entry.extension().is_some_and(|extension| extension == "rs") {
             files.push(entry);
