@@ -11,16 +11,22 @@ use zeroize::Zeroizing;
 /// A start-up packet's claim.
 #[derive(Debug, Clone)]
 pub struct LoginRequest {
+    /// Who it says it is.
     pub user: String,
+    /// The target it wants.
     pub database: String,
+    /// It came inside TLS.
     pub tls: bool,
 }
 
 /// Whose password, with what salt.
 #[derive(Debug, Clone)]
 pub struct SaltRequest {
+    /// Whose key is wanted.
     pub password: Secret,
+    /// The salt.
     pub salt: Vec<u8>,
+    /// How often.
     pub iterations: u32,
 }
 
@@ -37,54 +43,76 @@ pub struct LoginAnswer {
 /// What SCRAM-SHA-256 needs of a password (RFC 5802 section 3). Never the password.
 #[derive(Clone)]
 pub struct Verifier {
+    /// The salt.
     pub salt: Vec<u8>,
+    /// PBKDF2 iterations.
     pub iterations: u32,
+    /// `StoredKey`.
     pub stored_key: [u8; 32],
+    /// `ServerKey`.
     pub server_key: [u8; 32],
 }
 
 /// Everything about an authenticated session that does not change, and what may.
 #[derive(Debug, Clone)]
 pub struct Grant {
+    /// Who acts.
     pub identity: Arc<Identity>,
+    /// What is acted on.
     pub target: Arc<Target>,
+    /// By which rules; replaced when they change.
     pub standing: Arc<Standing>,
 }
 
 /// Who acts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
+    /// Its name.
     pub name: String,
+    /// The groups it belongs to.
     pub groups: Vec<String>,
 }
 
 /// What is acted on.
 #[derive(Debug)]
 pub struct Target {
+    /// The name that clients use as their database.
     pub name: String,
     /// `host:port` as configured; for messages, and the name that certificates are checked against.
     pub address: String,
+    /// The database there.
     pub database: String,
+    /// The account there.
     pub user: String,
+    /// The account's password, SASLprepped.
     pub password: Option<Secret>,
+    /// What the connection must be.
     pub tls: TargetTls,
 }
 
 /// `tls` of a target, as libpq's sslmode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetTls {
+    /// No TLS.
     Disable,
+    /// TLS, whoever answers.
     Require,
+    /// TLS, and a certificate of a known authority.
     VerifyCa,
+    /// That, and the certificate names the address.
     VerifyFull,
 }
 
 /// The rules between one set of groups and one target: one snapshot's program, catalog and masks.
 #[derive(Debug)]
 pub struct Standing {
+    /// The publication that made it.
     pub epoch: u64,
+    /// The policy.
     pub program: Program,
+    /// What the target's names mean.
     pub catalog: Arc<Catalog>,
+    /// Protected columns of that catalog.
     pub masks: ColumnMasks,
 }
 
@@ -93,9 +121,11 @@ pub struct Standing {
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
+    /// Takes it over.
     pub fn new(bytes: Vec<u8>) -> Secret {
         Secret(Zeroizing::new(bytes))
     }
+    /// The secret itself, for the wire.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }

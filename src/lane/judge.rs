@@ -62,7 +62,7 @@ impl Ruling {
         let (decision, reason) = match verdict.decision {
             Decision::Allow => (Recorded::Allow, verdict.reason.to_string()),
             Decision::Deny => (Recorded::Deny, verdict.reason.to_string()),
-            Decision::Hold { group } => (
+            Decision::Hold { group, .. } => (
                 Recorded::Hold,
                 format!(
                     "{} (approval by \"{group}\" cannot be asked for yet, so it is refused)",

@@ -18,6 +18,7 @@
 //! * After [`Action::Close`] (both sides) the lane is dead: every call does nothing.
 //! * Time and randomness are arguments. A lane never blocks, never panics on a peer's bytes, and holds at most
 //!   the bytes its [`Limits`] name.
+#![forbid(unsafe_code)]
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -25,10 +26,15 @@ use std::sync::Arc;
 
 use lockgate_recording::{Draft, SessionId, Time};
 
-pub mod grant;
+mod grant;
 mod judge;
 pub mod postgres;
 pub mod scram;
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+#[cfg(any(test, fuzzing))]
+pub mod rig;
 
 pub use grant::*;
 pub use judge::Judge;
@@ -46,12 +52,25 @@ pub enum Side {
 #[derive(Debug)]
 pub enum Action {
     /// Send a range of the current input to a side.
-    Forward { to: Side, range: Range<usize> },
+    Forward {
+        /// To whom.
+        to: Side,
+        /// Which.
+        range: Range<usize>,
+    },
     /// Send a range of the outbox's arena to a side.
-    Send { to: Side, range: Range<usize> },
+    Send {
+        /// To whom.
+        to: Side,
+        /// Which.
+        range: Range<usize>,
+    },
     /// Begin TLS on a side, as server towards the client and as client towards the server. When the handshake
     /// is done on the server side, [`Answer::TlsReady`] is due; on the client side nothing is.
-    StartTls { side: Side },
+    StartTls {
+        /// Which.
+        side: Side,
+    },
     /// Who is this, and may they: [`Answer::Login`] is due.
     Login(LoginRequest),
     /// PBKDF2-HMAC-SHA-256 of a password: [`Answer::Salted`] is due. Costs milliseconds, so control does it;
@@ -60,17 +79,30 @@ pub enum Action {
     /// Connect to the granted target: [`Answer::Dialed`] is due.
     Dial,
     /// Remember this session under (process id, secret) so that a CancelRequest finds it.
-    RegisterKey { process_id: u32, secret: Vec<u8> },
+    RegisterKey {
+        /// The server's process.
+        process_id: u32,
+        /// What the client was given, never the server's own.
+        secret: Vec<u8>,
+    },
     /// A client asks to cancel the session that owns this key; the connection is then done (see
     /// [`CancelRequest`]). Whoever owns it gets [`Lane::cancel_requested`].
     RouteCancel(CancelRequest),
     /// Open a connection of its own to this session's target and deliver a CancelRequest with the server's key;
     /// [`RouteCancel`](Action::RouteCancel)'s connection closes when that is done.
-    CancelUpstream { process_id: u32, secret: Vec<u8> },
+    CancelUpstream {
+        /// The server's process.
+        process_id: u32,
+        /// The server's own key.
+        secret: Vec<u8>,
+    },
     /// The session has been opened: count it as authenticated (limits before authentication no longer apply).
     Established,
     /// The session is over: send what is queued to both sides, then close both.
-    Close { reason: CloseReason },
+    Close {
+        /// Why.
+        reason: CloseReason,
+    },
 }
 
 /// Why a session ended; counted, logged and recorded.
@@ -85,9 +117,13 @@ pub struct CloseReason {
 /// Whose doing an error is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
+    /// Nobody's: an end as it should be.
     None,
+    /// The client's.
     Client,
+    /// The target's.
     Server,
+    /// Lockgate's own.
     Gateway,
 }
 
@@ -132,60 +168,80 @@ impl Default for Limits {
 /// What a lane is told when it is made.
 #[derive(Debug)]
 pub struct Opening {
+    /// The session this will be.
     pub session: SessionId,
+    /// The client's address.
     pub client: SocketAddr,
-    /// Index of the worker, and how many there are: the cancel secret names the worker
-    /// (first four bytes, big-endian, modulo `workers` == `worker`).
+    /// Index of the worker: the cancel secret names it (its first four bytes, big-endian, modulo `workers`).
     pub worker: u32,
+    /// How many there are.
     pub workers: u32,
+    /// The listener's rules.
     pub listener: Arc<ListenerRules>,
+    /// Limits.
     pub limits: Arc<Limits>,
     /// From the operating system's generator; nonces and secrets come from it and nothing else does.
     pub entropy: [u8; 96],
+    /// Now.
     pub now: Time,
 }
 
 /// What a listener demands.
 #[derive(Debug, Clone)]
 pub struct ListenerRules {
+    /// Whether the client may, or must, speak TLS.
     pub tls: ListenerTls,
+    /// How it proves itself.
     pub auth: ListenerAuth,
 }
 
 /// `tls = "off" | "optional" | "required"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerTls {
+    /// Never.
     Off,
+    /// If the client asks.
     Optional,
+    /// Or no session.
     Required,
 }
 
 /// `auth = "scram" | "password"` (cleartext, inside TLS only).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerAuth {
+    /// SCRAM-SHA-256.
     Scram,
+    /// The password itself.
     Password,
 }
 
 /// A CancelRequest as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CancelRequest {
+    /// The server's process, as BackendKeyData named it.
     pub process_id: u32,
+    /// The key that came with it.
     pub secret: Vec<u8>,
+    /// Who sends it.
     pub client: SocketAddr,
 }
 
 /// What came of a question.
 #[derive(Debug)]
 pub enum Answer {
+    /// To [`Action::Login`].
     Login(LoginAnswer),
+    /// To [`Action::Salt`].
     Salted {
+        /// The salted password.
         key: [u8; 32],
     },
+    /// To [`Action::Dial`]: or why there is no connection.
     Dialed(Result<(), String>),
     /// TLS to the server stands; `end_point` is the tls-server-end-point channel binding (RFC 5929), if the
     /// certificate's signature algorithm has one.
     TlsReady {
+        /// The channel binding.
         end_point: Option<Vec<u8>>,
     },
 }
@@ -193,10 +249,12 @@ pub enum Answer {
 /// The conversation of whatever protocol the listener speaks.
 #[derive(Debug)]
 pub enum Lane {
+    /// PostgreSQL.
     Postgres(Box<postgres::Lane>),
 }
 
 impl Lane {
+    /// A lane for a connection that was just accepted by a PostgreSQL listener.
     pub fn postgres(opening: Opening) -> Lane {
         Lane::Postgres(Box::new(postgres::Lane::new(opening)))
     }

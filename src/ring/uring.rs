@@ -27,10 +27,10 @@ mod listeners;
 mod map;
 mod outgoing;
 mod pool;
-mod token;
 mod progress;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use conns::{Conns, Phase, Receiving};
 use files::Files;
@@ -350,7 +350,8 @@ impl Driver for Ring {
 
     fn send_slot(&mut self, conn: ConnId, lease: &Lease, range: Range<usize>) {
         debug_assert!(range.start <= range.end && range.end <= lease.len(), "beyond the lease");
-        let start = u32::try_from(range.start).map_or(u32::MAX, |start| lease.range.start.saturating_add(start));
+        let start =
+            u32::try_from(range.start).map_or(u32::MAX, |start| lease.range.start.saturating_add(start));
         let end = u32::try_from(range.end).map_or(u32::MAX, |end| lease.range.start.saturating_add(end));
         let range = start.min(lease.range.end)..end.min(lease.range.end);
         self.queue(conn, |out, queue, pool| out.push_slot(queue, pool, lease.slot, range));

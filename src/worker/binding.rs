@@ -64,3 +64,61 @@ fn pss_hash(parameters: &[u8]) -> Option<&'static Algorithm> {
         .ok()
         .and_then(|oid| oid.map_or(Some(&SHA256), |oid| by_oid(&oid)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_lc_rs::digest::SHA256_OUTPUT_LEN;
+    use rcgen::{CertificateParams, KeyPair, SignatureAlgorithm};
+
+    fn certificate(algorithm: &'static SignatureAlgorithm) -> Vec<u8> {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let parameters = CertificateParams::new(vec![String::from("localhost")]).unwrap();
+        parameters.self_signed(&key).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn the_signatures_hash_is_used() {
+        let check = |algorithm, hash: &'static Algorithm| {
+            let certificate = certificate(algorithm);
+            let expected = digest(hash, &certificate).as_ref().to_vec();
+            assert_eq!(end_point(&certificate), Some(expected));
+        };
+        check(&rcgen::PKCS_ECDSA_P256_SHA256, &SHA256);
+        check(&rcgen::PKCS_ECDSA_P384_SHA384, &SHA384);
+        check(&rcgen::PKCS_RSA_SHA256, &SHA256);
+        check(&rcgen::PKCS_RSA_SHA512, &SHA512);
+    }
+
+    #[test]
+    fn a_signature_without_a_single_hash_has_no_binding() {
+        assert_eq!(end_point(&certificate(&rcgen::PKCS_ED25519)), None);
+    }
+
+    #[test]
+    fn what_is_not_a_certificate_has_none() {
+        let whole = certificate(&rcgen::PKCS_ECDSA_P256_SHA256);
+        for len in 0..whole.len() {
+            assert_eq!(end_point(&whole[..len]), None, "cut at {len}");
+        }
+        assert!(end_point(&whole).is_some_and(|hash| hash.len() == SHA256_OUTPUT_LEN));
+    }
+
+    #[test]
+    fn pss_names_its_hash_in_its_parameters() {
+        let sha512 = [
+            0x30, 0x0f, 0xa0, 0x0d, 0x30, 0x0b, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x03,
+        ];
+        let check = |parameters: &[u8], expected: Option<&'static Algorithm>| {
+            assert_eq!(pss_hash(parameters), expected);
+        };
+        check(&sha512, Some(&SHA512));
+        check(&[0x30, 0x00], Some(&SHA256));
+        // Salt length only: the hash is SHA-1, which is raised.
+        check(&[0x30, 0x05, 0xa2, 0x03, 0x02, 0x01, 0x40], Some(&SHA256));
+        // An unknown hash (MD2), and what is not DER.
+        check(&[0x30, 0x0e, 0xa0, 0x0c, 0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x02, 0x02], None);
+        check(&[0x30, 0x0f, 0xa0], None);
+        check(&[], None);
+    }
+}

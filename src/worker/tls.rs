@@ -32,6 +32,8 @@ pub(crate) struct Tls {
     established: bool,
     peer_closed: bool,
     close_sent: bool,
+    /// After an error nothing more is taken or sent.
+    broken: bool,
 }
 
 enum Engine {
@@ -66,7 +68,7 @@ impl Tls {
     }
 
     fn new(engine: Engine) -> Tls {
-        Tls { engine, pending: Vec::new(), established: false, peer_closed: false, close_sent: false }
+        Tls { engine, pending: Vec::new(), established: false, peer_closed: false, close_sent: false, broken: false }
     }
 
     /// The peer has said that nothing more comes; an end of stream without it is a truncation.
@@ -76,7 +78,7 @@ impl Tls {
 
     /// Takes ciphertext that came; appends what it meant to `plain` and what must go back to `cipher`.
     pub(crate) fn receive(&mut self, input: &mut [u8], plain: &mut Vec<u8>, cipher: &mut Scratch) -> Progress {
-        if self.peer_closed {
+        if self.peer_closed || self.broken {
             return Progress::default();
         }
         let mut progress = Progress::default();
@@ -91,11 +93,12 @@ impl Tls {
             step
         };
         self.peer_closed = step.closed;
-        if self.pending.is_empty() || self.peer_closed {
-            self.pending = Vec::new();
-        }
         progress.closed = step.closed;
         progress.error = step.error;
+        self.broken = progress.error.is_some();
+        if self.pending.is_empty() || self.peer_closed || self.broken {
+            self.pending = Vec::new();
+        }
         if progress.error.is_none() && !self.established && !self.engine.is_handshaking() {
             self.established = true;
             progress.established = true;
@@ -105,7 +108,7 @@ impl Tls {
 
     /// Seals `plain`, appending records to `cipher`. Only once established.
     pub(crate) fn seal(&mut self, plain: &[u8], cipher: &mut Scratch) -> Result<(), String> {
-        if !self.established || self.close_sent {
+        if !self.established || self.close_sent || self.broken {
             return Err(String::from("TLS does not stand"));
         }
         for chunk in plain.chunks(16 << 10) {
@@ -116,7 +119,7 @@ impl Tls {
 
     /// Tells the peer that nothing more comes. Nothing happens before the handshake is done, or the second time.
     pub(crate) fn close(&mut self, cipher: &mut Scratch) {
-        if self.established && !self.close_sent {
+        if self.established && !self.close_sent && !self.broken {
             // What cannot be written here is only the goodbye of a connection that is done either way.
             let _ = self.engine.write(&mut self.pending, cipher, Put::CloseNotify);
         }
@@ -247,13 +250,13 @@ fn step<R: Records>(connection: &mut R, input: &mut [u8], plain: &mut Vec<u8>, c
     done
 }
 
-/// After an error: the alert that tells the peer, if the engine has one. It is shown the same bytes as before,
-/// because it may have noted places in them.
+/// After an error: the alert that tells the peer, if the engine has queued one. It is asked once only and shown the
+/// same bytes as before: it hands out what it has queued before it looks at them, may have noted places in them,
+/// and must not come upon the same error twice.
 fn alert<R: Records>(connection: &mut R, rest: &mut [u8], cipher: &mut Scratch) {
-    while let Ok(ConnectionState::EncodeTlsData(mut data)) = connection.process(rest).state {
-        if encode(&mut data, cipher).is_err() {
-            break;
-        }
+    if let Ok(ConnectionState::EncodeTlsData(mut data)) = connection.process(rest).state {
+        // Without the alert the peer still sees the connection end.
+        let _ = encode(&mut data, cipher);
     }
 }
 
@@ -362,3 +365,6 @@ impl Scratch {
         self.len = 0;
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

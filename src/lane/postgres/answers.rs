@@ -62,16 +62,6 @@ enum StreamKind {
     FunctionResult,
 }
 
-impl Answers {
-    /// What was counted of the command that is cut off here is lost with it.
-    pub(super) fn flush_rows(&mut self, core: &Core, turn: &mut Turn<'_>) {
-        if self.rows > 0 {
-            let record = Record::Gap { reason: "the session ended in the middle of a result" };
-            turn.out.records.push(core.session, turn.now, &record);
-        }
-    }
-}
-
 impl Session {
     /// Deals with the front of what the server sent.
     pub(super) fn server_step(

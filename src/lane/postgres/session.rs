@@ -129,11 +129,6 @@ impl Session {
         self.answers.fatal
     }
 
-    /// The client broke the protocol, or the server did: nothing of this session goes on.
-    pub(super) fn give_up(&mut self, core: &Core, turn: &mut Turn<'_>) {
-        self.answers.flush_rows(core, turn);
-    }
-
     /// Deals with the front of what the client sent.
     pub(super) fn client_step(
         &mut self,
@@ -256,7 +251,6 @@ impl Session {
             }
             frontend::TERMINATE => {
                 relay(turn.out, Side::Server, message, origin, 0..message.len());
-                self.answers.flush_rows(core, turn);
                 Err(Trouble::Goodbye)
             }
             _ => {

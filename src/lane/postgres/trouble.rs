@@ -11,8 +11,6 @@ use crate::{Fault, Outbox, Side};
 pub(super) enum Trouble {
     /// The client said Terminate.
     Goodbye,
-    /// A CancelRequest was delivered; its connection has nothing more to say.
-    CancelDelivered,
     /// The client's connection ended.
     ClientGone { error: String },
     /// The server's connection ended without a word.
@@ -80,7 +78,7 @@ impl Trouble {
     /// Whose doing it is.
     pub(super) fn fault(&self) -> Fault {
         match self {
-            Trouble::Goodbye | Trouble::CancelDelivered => Fault::None,
+            Trouble::Goodbye => Fault::None,
             Trouble::ClientGone { error } if error.is_empty() => Fault::None,
             Trouble::ClientGone { .. }
             | Trouble::ClientMalformed { .. }
@@ -111,7 +109,6 @@ impl Trouble {
     pub(super) fn reason(&self) -> String {
         match self {
             Trouble::Goodbye => String::from("the client said goodbye"),
-            Trouble::CancelDelivered => String::from("cancel request delivered"),
             Trouble::ClientGone { error } if error.is_empty() => {
                 String::from("the client closed the connection")
             }
@@ -146,10 +143,7 @@ impl Trouble {
     /// The table: severity, SQLSTATE, message; nothing where nobody is left to hear it.
     fn told(&self) -> Option<(&'static str, String, String)> {
         let (code, message) = match self {
-            Trouble::Goodbye
-            | Trouble::CancelDelivered
-            | Trouble::ClientGone { .. }
-            | Trouble::ServerEnded => return None,
+            Trouble::Goodbye | Trouble::ClientGone { .. } | Trouble::ServerEnded => return None,
             Trouble::ServerGone { error } if error.is_empty() => {
                 ("08006", String::from("the target closed the connection unexpectedly"))
             }

@@ -102,6 +102,15 @@ impl Kernel {
         self.backlog.push_back(entry);
     }
 
+    /// # Safety
+    /// As for [`Kernel::push`].
+    #[cfg(test)]
+    pub(super) unsafe fn push_raw(&mut self, entry: &squeue::Entry) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.ring.submission().push(entry) }.unwrap();
+        self.in_flight += 1;
+    }
+
     fn push_backlog(&mut self) {
         while let Some(entry) = self.backlog.front() {
             // SAFETY: whoever called `push` with this entry vouched for its memory until its completion.

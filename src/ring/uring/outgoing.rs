@@ -57,7 +57,16 @@ pub(super) struct Queue {
 
 impl Default for Queue {
     fn default() -> Queue {
-        Queue { head: NONE, tail: NONE, last_slot: NONE, last_chunk: NONE, pieces: 0, in_flight: 0, pinned: 0, bytes: 0 }
+        Queue {
+            head: NONE,
+            tail: NONE,
+            last_slot: NONE,
+            last_chunk: NONE,
+            pieces: 0,
+            in_flight: 0,
+            pinned: 0,
+            bytes: 0,
+        }
     }
 }
 
@@ -191,12 +200,7 @@ impl Outgoing {
     }
 
     /// Marks as in flight what fits into one send, and tells where it lies.
-    pub(super) fn gather(
-        &mut self,
-        queue: &mut Queue,
-        pool: &Pool,
-        vectors: &mut [libc::iovec],
-    ) -> Gathered {
+    pub(super) fn gather(&mut self, queue: &mut Queue, pool: &Pool, vectors: &mut [libc::iovec]) -> Gathered {
         let mut at = queue.head;
         let mut count = 0;
         for vector in vectors.iter_mut().take(GATHER_MAX) {
@@ -537,7 +541,10 @@ mod tests {
             let slot = u16::try_from(n / 3 % 4).unwrap();
             let start = n * 13 % 3000;
             rig.slot(slot, start..start + [1, 200, 257, 1000][place(n % 4)]);
-            rig.copy(&vec![u8::try_from(n % 256).unwrap(); place([0, 1, 5, 3000, 20_000, 100][place(n % 6)])]);
+            rig.copy(&vec![
+                u8::try_from(n % 256).unwrap();
+                place([0, 1, 5, 3000, 20_000, 100][place(n % 6)])
+            ]);
             if n % 5 == 0 {
                 let bytes = rig.gather();
                 rig.copy(b"behind the send in flight");

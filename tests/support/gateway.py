@@ -1,0 +1,223 @@
+"""A Lockgate of a test's own: its configuration, its start, its end, and lockgate-replay on what it recorded."""
+
+import contextlib
+import dataclasses
+import http.client
+import os
+import pathlib
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+
+from . import machine
+from .machine import Trouble
+
+READY_SECONDS_MAX = 30
+STOP_SECONDS_MAX = 30
+ALLOW_EVERYTHING = 'policy everything for group "{group}" on target "{target}" {{\n    allow * on *\n}}\n'
+
+
+@dataclasses.dataclass
+class Target:
+    """A database behind the gateway. `tls` as in the configuration."""
+
+    name: str
+    port: int
+    database: str
+    user: str
+    password: str
+    tls: str = "disable"
+    ca: pathlib.Path | None = None
+
+
+@dataclasses.dataclass
+class User:
+    name: str
+    groups: list[str]
+    password: str = dataclasses.field(default_factory=lambda: secrets.token_urlsafe(18))
+
+
+class Gateway:
+    """One running gateway. Use as a context manager, or start() and stop()."""
+
+    def __init__(self, folder, targets, users, policies, tls="off", durability="async", workers=2):
+        self.folder = folder / "gateway"
+        self.targets = targets
+        self.users = users
+        self.policies = policies
+        self.tls = tls
+        self.durability = durability
+        self.workers = workers
+        self.port = None
+        self.admin = None
+        self.process = None
+        self.binary = binary("lockgate")
+        self.log = self.folder / "gateway.log"
+        self.data = self.folder / "var"
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def write(self):
+        """Writes configuration, secrets and policies; done again by start() only where nothing stands."""
+        (self.folder / "secrets").mkdir(parents=True, mode=0o700)
+        (self.folder / "policies").mkdir()
+        self.folder.chmod(0o700)
+        for name, text in self.policies.items():
+            (self.folder / "policies" / f"{name}.policy").write_text(text)
+        for secret, value in self._secrets().items():
+            path = self.folder / "secrets" / secret
+            path.write_text(value + "\n")
+            path.chmod(0o600)
+        self.port, self.admin = machine.free_port(), machine.free_port()
+        self.config.write_text(self._toml())
+
+    @property
+    def config(self):
+        return self.folder / "lockgate.toml"
+
+    def _secrets(self):
+        of_targets = {f"target-{target.name}": target.password for target in self.targets}
+        return of_targets | {f"user-{user.name}": user.password for user in self.users}
+
+    def _toml(self):
+        lines = ['data_dir = "var"', "", "[workers]", f"count = {self.workers}", ""]
+        lines += ["[recording]", f'durability = "{self.durability}"', ""]
+        lines += ["[[listener]]", 'protocol = "postgres"', f'bind = "127.0.0.1:{self.port}"', f'tls = "{self.tls}"', ""]
+        for target in self.targets:
+            lines += ["[[target]]", f'name = "{target.name}"', 'protocol = "postgres"', f'address = "127.0.0.1:{target.port}"']
+            lines += [f'database = "{target.database}"', f'user = "{target.user}"', f'tls = "{target.tls}"']
+            lines += [f'ca = "{target.ca}"'] if target.ca else []
+            lines += [f'password = {{ file = "secrets/target-{target.name}" }}', ""]
+        for user in self.users:
+            groups = ", ".join(f'"{group}"' for group in user.groups)
+            lines += ["[[user]]", f'name = "{user.name}"', f"groups = [{groups}]"]
+            lines += [f'password = {{ file = "secrets/user-{user.name}" }}', ""]
+        lines += ["[policy]", 'paths = ["policies/"]', "", "[admin]", f'bind = "127.0.0.1:{self.admin}"']
+        return "\n".join(lines) + "\n"
+
+    def start(self):
+        """Starts on what write() wrote, or on what an earlier run left."""
+        if not self.config.exists():
+            self.write()
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [self.binary, "serve", "--config", self.config],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + READY_SECONDS_MAX
+        while not self._ready():
+            if self.process.poll() is not None:
+                raise Trouble(f"lockgate serve ended with exit {self.process.returncode}. Its log ends:\n{self.log_tail()}")
+            if time.monotonic() > deadline:
+                self.kill()
+                raise Trouble(f"lockgate is not ready within {READY_SECONDS_MAX} s. Its log ends:\n{self.log_tail()}")
+            time.sleep(0.02)
+
+    def _ready(self):
+        try:
+            admin = http.client.HTTPConnection("127.0.0.1", self.admin, timeout=1)
+            admin.request("GET", "/readyz")
+            return admin.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def get(self, path):
+        """(status, body) of a page of the admin listener."""
+        admin = http.client.HTTPConnection("127.0.0.1", self.admin, timeout=5)
+        admin.request("GET", path)
+        answer = admin.getresponse()
+        return answer.status, answer.read().decode(errors="replace")
+
+    def stop(self):
+        """Ends it as an operator does; Trouble if it does not end well or had ended before."""
+        if self.process is None:
+            return
+        early = self.process.poll()
+        if early is not None:
+            self.process = None
+            raise Trouble(f"lockgate had ended by itself with exit {early}. Its log ends:\n{self.log_tail()}")
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise Trouble(f"lockgate did not stop within {STOP_SECONDS_MAX} s. Its log ends:\n{self.log_tail()}") from None
+        self.process = None
+        if code != 0:
+            raise Trouble(f"lockgate stopped with exit {code}. Its log ends:\n{self.log_tail()}")
+
+    def kill(self):
+        """kill -9."""
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+
+    def log_tail(self, lines=30):
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def client_env(self, user, **more):
+        """So that psql and its kin come in by this gateway."""
+        mode = "disable" if self.tls == "off" else "require"
+        here = {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": user.name, "PGPASSWORD": user.password}
+        return {**os.environ, **here, "PGSSLMODE": mode, **more}
+
+    def replay(self, *words):
+        """(exit, what it printed) of lockgate-replay on this gateway's recordings."""
+        return replay(*words, self.recordings())
+
+    def recordings(self):
+        """The folder that holds the recordings."""
+        inside = self.data / "recordings"
+        return inside if inside.exists() else self.data
+
+
+def binary(name):
+    """A program of ours: LOCKGATE_BIN names the folder, else it is the release build."""
+    folder = pathlib.Path(os.environ.get("LOCKGATE_BIN", machine.target_folder() / "release"))
+    path = folder / name
+    if not path.exists():
+        machine.build_release()
+    if not path.exists():
+        raise Trouble(f"{path} is not there: build it (cargo build --release --workspace) or set LOCKGATE_BIN")
+    return path
+
+
+def replay(*words):
+    argv = [binary("lockgate-replay"), *map(str, words)]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+def target_of(server, database, name=None, tls=False):
+    """The whole of a test's server as a target, reached as its superuser."""
+    mode = "verify-full" if tls else "disable"
+    return Target(name or database, server.port, database, server.superuser, server.password, mode, server.authority if tls else None)
+
+
+@contextlib.contextmanager
+def door(server, work, database, tls=False):
+    """A gateway that allows everything, whose user bears the superuser's name: (port, password, environment)."""
+    user = User(server.superuser, ["everyone"])
+    policy = {"everything": ALLOW_EVERYTHING.format(group="everyone", target=database)}
+    with Gateway(work, [target_of(server, database, tls=tls)], [user], policy, tls="required" if tls else "off") as gateway:
+        try:
+            yield gateway.port, user.password, {"PGSSLMODE": "require" if tls else "disable"}
+        finally:
+            shutil.copy2(gateway.log, machine.CACHE / "gateway.log")
+
+
+@contextlib.contextmanager
+def straight(server, tls=False):
+    """The server itself in a gateway's place."""
+    yield server.port, server.password, {"PGSSLMODE": "require" if tls else "disable"}
