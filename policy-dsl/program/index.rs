@@ -184,8 +184,7 @@ impl Index {
             return None;
         }
         let object = &*folded(pair);
-        let any = self.any.filter(|_| !self.must_cover || !matches!(object, Object::Unresolved { .. }));
-        let mut best = any.and_then(|any| self.rule_of(any, pair, object));
+        let mut best = self.any.and_then(|any| self.rule_of(any, pair, object));
         let mut see = |entries: &mut dyn Iterator<Item = u32>| {
             for entry in entries {
                 best = lower(best, self.rule_of(entry, pair, object));
