@@ -355,3 +355,6 @@ impl Recorder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

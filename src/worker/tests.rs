@@ -186,11 +186,10 @@ fn a_snapshot_that_admits_nobody_ends_sessions_and_is_announced() {
 fn a_recording_that_fails_lets_no_command_pass_until_it_goes_on() {
     for durability in [Durability::Async, Durability::Os] {
         let gate = Gate::start(Options { durability, broken_segment: true, ..Options::default() });
-        let refused = gate::until(|| match Client::try_connect(&gate, false) {
+        gate::until(|| match Client::try_connect(&gate, false) {
             Err(error) if error.starts_with("58030") => Some(()),
             _ => None,
         });
-        assert_eq!(refused, ());
         gate.supply_segments();
         let mut client = gate::until(|| Client::try_connect(&gate, false).ok());
         assert_eq!(client.query("SELECT 1"), "echo SELECT 1");
