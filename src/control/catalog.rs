@@ -187,7 +187,8 @@ async fn ask(client: &Client, sql: &str, bytes_left: &mut usize) -> Result<Rows,
     let mut stream = std::pin::pin!(stream);
     let mut rows = Rows::new();
     loop {
-        let message = std::future::poll_fn(|context| futures_core::Stream::poll_next(stream.as_mut(), context));
+        let message =
+            std::future::poll_fn(|context| futures_core::Stream::poll_next(stream.as_mut(), context));
         match message.await {
             None => return Ok(rows),
             Some(Err(error)) => return Err(text::with_causes(&error)),

@@ -330,7 +330,10 @@ impl Desk {
         self.status.state().draining = true;
         let deadline = self.started.elapsed() + self.drain_timeout;
         let deadline_ns = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
-        info!(seconds = self.drain_timeout.as_secs(), "draining: no new clients; a second signal cuts what is left");
+        info!(
+            seconds = self.drain_timeout.as_secs(),
+            "draining: no new clients; a second signal cuts what is left"
+        );
         self.tell_all(|| Order::Drain { deadline_ns });
     }
 

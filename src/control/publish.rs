@@ -76,7 +76,9 @@ impl Publisher {
 
     /// A target's name was resolved.
     pub(crate) fn addresses(&mut self, target: usize, addresses: Vec<SocketAddr>) {
-        if let Some(target) = self.targets.get_mut(target).filter(|target| !same(&target.addresses, &addresses)) {
+        if let Some(target) =
+            self.targets.get_mut(target).filter(|target| !same(&target.addresses, &addresses))
+        {
             target.addresses = addresses;
             self.dirty = true;
         }
@@ -172,7 +174,8 @@ fn column_masks<'a>(rules: &'a [MaskRule], catalog: &Catalog) -> (ColumnMasks, V
         let name: Arc<str> = rule.rule.as_str().into();
         let mask = mask(rule.mask);
         for column in columns {
-            let stronger = masks.rules.get(&column).is_none_or(|standing| strength(mask) > strength(standing.mask));
+            let stronger =
+                masks.rules.get(&column).is_none_or(|standing| strength(mask) > strength(standing.mask));
             if stronger {
                 let rule = Rule { name: Arc::clone(&name), place: Arc::clone(&place), mask };
                 masks.rules.insert(column, rule);

@@ -1,0 +1,156 @@
+"""A small PostgreSQL client in the standard library: SCRAM, simple and extended protocol, no TLS."""
+
+import base64
+import hashlib
+import hmac
+import secrets
+import socket
+import struct
+
+ANSWER_SECONDS_MAX = 30
+
+
+class Refused(Exception):
+    """The server said ErrorResponse; its fields by letter."""
+
+    def __init__(self, fields):
+        super().__init__(f"{fields.get('C')}: {fields.get('M')}")
+        self.fields = fields
+
+
+def message(kind, body=b""):
+    return kind + struct.pack("!I", len(body) + 4) + body
+
+
+def text(value):
+    return value.encode() + b"\0"
+
+
+class Session:
+    """One connection, ready for queries once made. Use as a context manager."""
+
+    def __init__(self, host, port, user, password, database, **parameters):
+        self.socket = socket.create_connection((host, port), ANSWER_SECONDS_MAX)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.stream = self.socket.makefile("rb")
+        self.status = None
+        start = {"user": user, "database": database, **parameters}
+        body = struct.pack("!I", 196608) + b"".join(text(key) + text(value) for key, value in start.items()) + b"\0"
+        self.socket.sendall(struct.pack("!I", len(body) + 4) + body)
+        try:
+            self._authenticate(password)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        self.stream.close()
+        self.socket.close()
+
+    def simple(self, query):
+        """Rows of a simple Query."""
+        self.socket.sendall(message(b"Q", text(query)))
+        return self._rows()
+
+    def extended(self, query):
+        """Rows of Parse, Bind, Describe, Execute, Sync."""
+        self.socket.sendall(
+            message(b"P", b"\0" + text(query) + b"\0\0")
+            + message(b"B", b"\0\0" + b"\0" * 6)
+            + message(b"D", b"P\0")
+            + message(b"E", b"\0" + b"\0" * 4)
+            + message(b"S")
+        )
+        return self._rows()
+
+    def _read(self):
+        header = self._exactly(5)
+        kind, length = header[:1], struct.unpack("!I", header[1:])[0]
+        return kind, self._exactly(length - 4)
+
+    def _exactly(self, size):
+        got = self.stream.read(size)
+        if len(got) != size:
+            raise EOFError("the connection was closed")
+        return got
+
+    def _rows(self):
+        rows, refused = [], None
+        while True:
+            kind, body = self._read()
+            if kind == b"D":
+                rows.append(_cells(body))
+            elif kind == b"E":
+                refused = refused or Refused(_fields(body))
+            elif kind == b"Z":
+                self.status = body
+                if refused:
+                    raise refused
+                return rows
+
+    def _authenticate(self, password):
+        scram = _Scram(password)
+        while True:
+            kind, body = self._read()
+            if kind == b"E":
+                raise Refused(_fields(body))
+            if kind == b"Z":
+                self.status = body
+                return
+            if kind != b"R":
+                continue
+            code = struct.unpack("!I", body[:4])[0]
+            if code == 10:
+                first = scram.first()
+                self.socket.sendall(message(b"p", text("SCRAM-SHA-256") + struct.pack("!I", len(first)) + first))
+            elif code == 11:
+                self.socket.sendall(message(b"p", scram.final(body[4:])))
+            elif code == 12:
+                scram.proven(body[4:])
+            elif code != 0:
+                raise OSError(f"this client does not know authentication {code}")
+
+
+class _Scram:
+    def __init__(self, password):
+        self.password = password.encode()
+        self.bare = b"n=,r=" + base64.b64encode(secrets.token_bytes(18))
+        self.signature = None
+
+    def first(self):
+        return b"n,," + self.bare
+
+    def final(self, server_first):
+        parts = dict(part.split(b"=", 1) for part in server_first.split(b","))
+        salted = hashlib.pbkdf2_hmac("sha256", self.password, base64.b64decode(parts[b"s"]), int(parts[b"i"]))
+        key = hmac.digest(salted, b"Client Key", "sha256")
+        without_proof = b"c=biws,r=" + parts[b"r"]
+        whole = b",".join((self.bare, server_first, without_proof))
+        signed = hmac.digest(hashlib.sha256(key).digest(), whole, "sha256")
+        proof = bytes(a ^ b for a, b in zip(key, signed))
+        self.signature = hmac.digest(hmac.digest(salted, b"Server Key", "sha256"), whole, "sha256")
+        return without_proof + b",p=" + base64.b64encode(proof)
+
+    def proven(self, server_final):
+        if base64.b64decode(server_final[2:]) != self.signature:
+            raise OSError("the server does not know the password either")
+
+
+def _fields(body):
+    return {part[:1].decode(): part[1:].decode(errors="replace") for part in body.split(b"\0") if part}
+
+
+def _cells(body):
+    cells, at = [], 2
+    for _ in range(struct.unpack("!H", body[:2])[0]):
+        (size,) = struct.unpack("!i", body[at : at + 4])
+        at += 4
+        cells.append(None if size < 0 else body[at : at + size])
+        at += max(size, 0)
+    return cells
