@@ -28,7 +28,8 @@ pub(crate) struct Publisher {
 #[derive(Debug)]
 struct TargetState {
     setup: TargetSetup,
-    catalog: Arc<Catalog>,
+    /// `None` until it was read: nobody may connect before, as no mask would find its column.
+    catalog: Option<Read>,
     addresses: Vec<SocketAddr>,
     /// By user; kept from one snapshot to the next while nothing that they depend on changes, so that what workers
     /// remember of them stays good.
