@@ -46,8 +46,9 @@ pub(crate) fn check(tree: &Tree, diagnostics: &mut Diagnostics<'_>) -> Vec<Polic
     for set in &tree.sets {
         let _ = checker.expand_set(&set.name, 0);
     }
-    let policies = tree.policies.iter().map(|policy| checker.policy(policy)).collect();
+    let policies: Vec<Policy> = tree.policies.iter().map(|policy| checker.policy(policy)).collect();
     checker.warn_of_unused_sets(tree);
+    checker.check_none_lost(tree, &policies);
     policies
 }
 
@@ -63,7 +64,8 @@ enum SetState {
 struct Checker<'t, 'd, 'a> {
     sets: HashMap<&'t str, (&'t SetTree, SetState)>,
     used: HashSet<String>,
-    expanded_left: usize,
+    /// `None`: more was asked for than there is, and that was told.
+    expanded_left: Option<usize>,
     diagnostics: &'d mut Diagnostics<'a>,
 }
 
@@ -90,7 +92,7 @@ impl<'t, 'd, 'a> Checker<'t, 'd, 'a> {
                 diagnostics.error("P022", policy.name.place, message, help);
             }
         }
-        Checker { sets, used: HashSet::new(), expanded_left: EXPANDED_MAX, diagnostics }
+        Checker { sets, used: HashSet::new(), expanded_left: Some(EXPANDED_MAX), diagnostics }
     }
 
     /// What a set stands for. `None`: a mistake was told.
@@ -155,18 +157,14 @@ impl<'t, 'd, 'a> Checker<'t, 'd, 'a> {
         (!failed).then_some(paths)
     }
 
+    /// Counts names against what all may have. Told once: everything behind it fails for the same reason.
     fn spend(&mut self, names: usize, place: Place) -> Option<()> {
-        if let Some(left) = self.expanded_left.checked_sub(names) {
-            self.expanded_left = left;
-            return Some(());
-        }
-        // Told once: everything behind it fails for the same reason.
-        if self.expanded_left > 0 {
-            self.expanded_left = 0;
+        self.expanded_left = self.expanded_left?.checked_sub(names);
+        if self.expanded_left.is_none() {
             let message = format!("sets and rules stand for more than {EXPANDED_MAX} names together");
             self.diagnostics.error("P050", place, message, "use `*` instead of long lists");
         }
-        None
+        self.expanded_left.map(|_| ())
     }
 
     fn unknown_set(&mut self, name: &Name) {
@@ -208,7 +206,7 @@ impl Checker<'_, '_, '_> {
         }
         let masks: Vec<MaskRule> =
             tree.masks.iter().flat_map(|mask| self.mask(&tree.name.text, mask)).collect();
-        if tree.rules.is_empty() && masks.is_empty() {
+        if tree.rules.is_empty() && masks.is_empty() && !self.diagnostics.has_errors() {
             let message = format!("the policy {} allows nothing", quoted(&tree.name.text));
             let help = "whom it is for may connect, and every command with an effect is denied";
             self.diagnostics.warning("P063", tree.name.place, message, help);
@@ -220,6 +218,18 @@ impl Checker<'_, '_, '_> {
             targets: tree.targets.clone(),
             rules: rules.into_iter().map(|(rule, _)| rule).collect(),
             masks,
+        }
+    }
+
+    /// A rule that is missing without a word would open what it denies: this crate's own mistakes fail closed.
+    fn check_none_lost(&mut self, tree: &Tree, policies: &[Policy]) {
+        for (policy, checked) in tree.policies.iter().zip(policies) {
+            let lost = checked.rules.len() != policy.rules.len() || checked.masks.len() < policy.masks.len();
+            if lost && !self.diagnostics.has_errors() {
+                let message = format!("a rule of {} could not be compiled", quoted(&policy.name.text));
+                let help = "this is a mistake of the compiler: report it with the policy";
+                self.diagnostics.error("P090", policy.name.place, message, help);
+            }
         }
     }
 
@@ -239,6 +249,7 @@ impl Checker<'_, '_, '_> {
             patterns.sort_unstable();
             patterns.dedup();
         }
+        self.warn_of_no_object(effects, &patterns, tree);
         Some(Rule {
             verb: tree.verb,
             name: rule_name(policy, tree).into(),
@@ -251,6 +262,19 @@ impl Checker<'_, '_, '_> {
             unbounded: tree.unbounded,
             patterns,
         })
+    }
+
+    /// What has no object is not among the objects that a rule names.
+    fn warn_of_no_object(&mut self, effects: EffectSet, patterns: &[Pattern], tree: &RuleTree) {
+        let without = effects.intersection(EffectSet::OF_NOTHING);
+        if effects == EffectSet::ALL || patterns.contains(&Pattern::Any) {
+            return;
+        }
+        for effect in without.iter() {
+            let message = format!("`{effect}` has no object, so this rule says nothing of it");
+            let help = format!("write a rule of its own: `{} {effect}`", tree.verb.word());
+            self.diagnostics.warning("P061", tree.place, message, help);
+        }
     }
 
     fn effects(&mut self, terms: &[Term]) -> Option<EffectSet> {

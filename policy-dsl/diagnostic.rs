@@ -148,6 +148,11 @@ impl<'a> Diagnostics<'a> {
         self.error("P001", Place { file, start: 0, end: 0 }, message, help);
     }
 
+    /// Whether the policies cannot be used.
+    pub(crate) fn has_errors(&self) -> bool {
+        self.errors > 0
+    }
+
     /// No further mistake will be told: looking for more is a waste.
     pub(crate) fn is_full(&self) -> bool {
         self.errors >= ERRORS_MAX

@@ -121,9 +121,8 @@ impl Config {
 
     /// One line for `check`.
     pub fn summary(&self) -> String {
-        let count = |number: usize, word: &str| {
-            format!("{number} {word}{}", if number == 1 { "" } else { "s" })
-        };
+        let count =
+            |number: usize, word: &str| format!("{number} {word}{}", if number == 1 { "" } else { "s" });
         [
             count(self.listeners.len(), "listener"),
             count(self.targets.len(), "target"),
@@ -144,16 +143,13 @@ fn read(top: &Section<'_>, file: PathBuf) -> Option<Config> {
     let listeners = gather(&top.sections("listener"), listener);
     let targets = gather(&top.sections("target"), target);
     let users = gather(&top.sections("user"), user);
-    let policies = top.has("policy").then(|| policy(&top.section("policy")));
+    let policies = policy(&top.section("policy"));
     let admin = admin(&top.section("admin"));
     let log = log(&top.section("log"));
-    if !top.has("policy") {
-        top.section("policy");
-    }
     refuse_twins(top, "target", "name", targets.iter().map(|target| target.target.name.clone()));
     refuse_twins(top, "user", "name", users.iter().map(|user| user.identity.name.clone()));
     refuse_same_binds(top, &listeners, admin);
-    let policies = policies??;
+    let policies = policies?;
     warn_of_nobodies(top, &users, &targets, &policies);
     let (durability, segment_bytes) = recording?;
     Some(Config {
@@ -180,7 +176,9 @@ fn gather<T>(sections: &[Section<'_>], read: impl Fn(&Section<'_>) -> Option<T>)
 fn workers(section: &Section<'_>) -> Option<u32> {
     match section.has("count") {
         true => section.integer("count").and_then(|count| u32::try_from(count).ok()),
-        false => Some(available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1)).min(256)),
+        false => {
+            Some(available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1)).min(256))
+        }
     }
 }
 
@@ -311,7 +309,8 @@ fn leg(
     ca: Option<&Path>,
 ) -> Option<Option<lockgate_bridge::DestinationTls>> {
     if section.has("ca") && matches!(tls, TargetTls::Disable | TargetTls::Require) {
-        section.mistake("ca", "is of no use with this tls, which verifies nothing; write tls = \"verify-full\"");
+        section
+            .mistake("ca", "is of no use with this tls, which verifies nothing; write tls = \"verify-full\"");
         return None;
     }
     match target_tls::client(tls, host, ca) {
@@ -340,8 +339,11 @@ fn user(section: &Section<'_>) -> Option<UserSetup> {
 
 fn policy(section: &Section<'_>) -> Option<Policies> {
     let paths = section.paths("paths");
-    if section.has("paths") && paths.is_empty() {
-        section.mistake("paths", "names no file or folder; write paths = [\"policies/\"]");
+    if paths.is_empty() {
+        if section.is_list("paths") {
+            section.mistake("paths", "names no file or folder; write paths = [\"policies/\"]");
+        }
+        return None;
     }
     match policies::load(&paths) {
         Ok(policies) => {
@@ -382,7 +384,8 @@ fn log(section: &Section<'_>) -> Option<Log> {
 fn refuse_twins(top: &Section<'_>, table: &str, name: &str, values: impl Iterator<Item = String>) {
     let mut count: HashMap<String, usize> = HashMap::new();
     values.for_each(|value| *count.entry(value).or_default() += 1);
-    let mut twins: Vec<String> = count.into_iter().filter(|(_, count)| *count > 1).map(|(value, _)| value).collect();
+    let mut twins: Vec<String> =
+        count.into_iter().filter(|(_, count)| *count > 1).map(|(value, _)| value).collect();
     twins.sort();
     for value in twins {
         top.mistake(table, format!("more than one has {name} = \"{value}\"; each needs its own"));
@@ -399,8 +402,7 @@ fn refuse_same_binds(top: &Section<'_>, listeners: &[Listener], admin: Option<So
 fn warn_of_nobodies(top: &Section<'_>, users: &[UserSetup], targets: &[TargetSetup], policies: &Policies) {
     for (index, user) in users.iter().enumerate() {
         let identity = &user.identity;
-        let anywhere =
-            targets.iter().any(|target| policies.program(identity, &target.target.name).is_some());
+        let anywhere = targets.iter().any(|target| policies.program(identity, &target.target.name).is_some());
         if !anywhere {
             let groups = identity.groups.join(", ");
             top.warning(
@@ -417,3 +419,7 @@ fn warn_of_nobodies(top: &Section<'_>, users: &[UserSetup], targets: &[TargetSet
         top.warning("user", "there is none: nobody can connect");
     }
 }
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

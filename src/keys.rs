@@ -196,7 +196,19 @@ pub fn find(table: &str, name: &str) -> Option<&'static Key> {
 /// The reference page, in Markdown.
 pub fn reference() -> String {
     let mut page = String::from(INTRODUCTION);
-    for table in ["", "workers", "limits", "recording", "listener", "target", "target.catalog", "user", "policy", "admin", "log"] {
+    for table in [
+        "",
+        "workers",
+        "limits",
+        "recording",
+        "listener",
+        "target",
+        "target.catalog",
+        "user",
+        "policy",
+        "admin",
+        "log",
+    ] {
         section(&mut page, table);
     }
     page
@@ -316,7 +328,8 @@ mod tests {
     fn every_key_is_in_the_reference_and_stands_once() {
         let page = reference();
         for (index, key) in KEYS.iter().enumerate() {
-            let again = KEYS.iter().skip(index + 1).any(|other| (other.table, other.name) == (key.table, key.name));
+            let again =
+                KEYS.iter().skip(index + 1).any(|other| (other.table, other.name) == (key.table, key.name));
             assert!(!again, "{} stands twice", path_of(key));
             assert!(
                 matches!(key.kind, Table | Tables) || page.contains(&format!("\n| `{}` |", key.name)),
@@ -329,7 +342,8 @@ mod tests {
     #[test]
     fn every_table_has_a_key_that_announces_it() {
         for key in KEYS.iter().filter(|key| !key.table.is_empty()) {
-            let announced = KEYS.iter().any(|other| path_of(other) == key.table && matches!(other.kind, Table | Tables));
+            let announced =
+                KEYS.iter().any(|other| path_of(other) == key.table && matches!(other.kind, Table | Tables));
             assert!(announced, "{}", key.table);
         }
     }

@@ -29,7 +29,7 @@ pub fn from_env(variable: &str) -> Result<Secret, String> {
 /// Reads a file that holds a secret, and refuses one that others can read.
 pub fn private_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let shown = path.display();
-    let mut file = File::open(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    let file = File::open(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
     let metadata = file.metadata().map_err(|error| format!("{shown} cannot be read: {error}"))?;
     if !metadata.is_file() {
         return Err(format!("{shown} is not a file"));
@@ -44,8 +44,7 @@ pub fn private_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     // Room for all of it from the start: a vector that grows leaves copies behind.
     let room = usize::try_from(SECRET_BYTES_MAX).unwrap_or(usize::MAX);
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
-    Read::by_ref(&mut file)
-        .take(SECRET_BYTES_MAX)
+    file.take(SECRET_BYTES_MAX)
         .read_to_end(&mut bytes)
         .map_err(|error| format!("{shown} cannot be read: {error}"))?;
     Ok(bytes)

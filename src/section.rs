@@ -117,6 +117,11 @@ impl<'a> Section<'a> {
         self.entry(name).is_some()
     }
 
+    /// Whether the file has a list under the key, be it empty.
+    pub fn is_list(&self, name: &str) -> bool {
+        self.entry(name).is_some_and(|(_, value)| value.is_array())
+    }
+
     /// Text, a name or a choice, as the table of keys says.
     pub fn text(&self, name: &str) -> Option<String> {
         self.scalar(name, |kind, text| match kind {
@@ -146,7 +151,8 @@ impl<'a> Section<'a> {
                 Kind::Duration(min, max) => {
                     // Rounded up: what is a little more than the maximum is too much.
                     let seconds = value.as_secs() + u64::from(value.subsec_nanos() > 0);
-                    within(value, min, max, text, kind).or(within(seconds, min, max, text, kind).map(|_| value))
+                    within(value, min, max, text, kind)
+                        .or(within(seconds, min, max, text, kind).map(|_| value))
                 }
                 _ => Ok(value),
             }
@@ -247,7 +253,8 @@ impl<'a> Section<'a> {
             self.wrong_kind(name, value);
             return Vec::new();
         };
-        if items.is_empty() && keys::find(&self.table, name).is_some_and(|key| key.absent == Absent::Mistake) {
+        if items.is_empty() && keys::find(&self.table, name).is_some_and(|key| key.absent == Absent::Mistake)
+        {
             self.mistake(name, format!("is missing: write at least one [[{name}]]"));
         }
         let mut sections = Vec::new();
@@ -283,11 +290,12 @@ impl<'a> Section<'a> {
         Some((self.reading.line_of(key.span().start), value.get_ref()))
     }
 
-    /// The value in the file. A key that must be given and is not is noted.
+    /// The value in the file. A key that must be given and is not is noted; where a whole section is missing, that is
+    /// one mistake and not one for each of its keys.
     fn value(&self, name: &str) -> Option<&'a DeValue<'a>> {
         let found = self.entry(name);
         let must = keys::find(&self.table, name).is_some_and(|key| key.absent == Absent::Mistake);
-        if found.is_none() && must {
+        if found.is_none() && must && self.entries.is_some() {
             self.missing(name);
         }
         found.map(|(_, value)| value)
@@ -314,7 +322,6 @@ impl<'a> Section<'a> {
                     return None;
                 }
             },
-            // A section that is missing as a whole, though it must be given, is one mistake and not one for each key.
             (None, Absent::Default(text)) => parse(key.kind, text),
             (None, _) => return None,
         };

@@ -52,7 +52,9 @@ fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
         .collect::<Result<_, _>>()
         .map_err(|error| format!("{shown} is not PEM: {error}"))?;
     match chain.is_empty() {
-        true => Err(format!("{shown} has no certificate in it; it must begin with -----BEGIN CERTIFICATE-----")),
+        true => {
+            Err(format!("{shown} has no certificate in it; it must begin with -----BEGIN CERTIFICATE-----"))
+        }
         false => Ok(chain),
     }
 }
@@ -60,7 +62,10 @@ fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let pem = secrets::private_file(path)?;
     PrivateKeyDer::from_pem_slice(&pem).map_err(|_| {
-        format!("{} has no private key in it that can be read; a PEM file without a pass phrase is needed", path.display())
+        format!(
+            "{} has no private key in it that can be read; a PEM file without a pass phrase is needed",
+            path.display()
+        )
     })
 }
 
@@ -80,8 +85,9 @@ pub fn own_certificate(data_dir: &Path) -> Result<(Arc<ServerConfig>, bool), Str
             format!("the self-signed certificate {} cannot be made: {error}", certificate.display())
         })?;
     }
-    let config = server_config(&certificate, &key)
-        .map_err(|fault| format!("{}; to have another one made, remove {}", fault.text, certificate.display()))?;
+    let config = server_config(&certificate, &key).map_err(|fault| {
+        format!("{}; to have another one made, remove {}", fault.text, certificate.display())
+    })?;
     Ok((config, made))
 }
 

@@ -237,7 +237,11 @@ mod tests {
         }
     }
 
-    fn check<T: PartialEq + std::fmt::Debug>(text: &str, found: Result<T, String>, expected: Result<T, &str>) {
+    fn check<T: PartialEq + std::fmt::Debug>(
+        text: &str,
+        found: Result<T, String>,
+        expected: Result<T, &str>,
+    ) {
         match (found, expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{text}"),
             (Err(found), Err(expected)) => assert!(found.contains(expected), "{text}: {found}"),

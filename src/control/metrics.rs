@@ -19,7 +19,8 @@ struct Page(String);
 impl Page {
     fn family(&mut self, name: &str, kind: &str, help: &str, samples: impl IntoIterator<Item = Sample>) {
         // Writing to a String cannot fail.
-        let _ = writeln!(self.0, "# HELP lockgate_{name} {}", help.replace('\\', "\\\\").replace('\n', "\\n"));
+        let _ =
+            writeln!(self.0, "# HELP lockgate_{name} {}", help.replace('\\', "\\\\").replace('\n', "\\n"));
         let _ = writeln!(self.0, "# TYPE lockgate_{name} {kind}");
         for (labels, value) in samples {
             let _ = writeln!(self.0, "lockgate_{name}{labels} {value}");
@@ -35,16 +36,22 @@ pub(crate) fn page(state: &State, counters: &[Arc<Counters>], started: SystemTim
     let started = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     page.family("start_time_seconds", "gauge", "When the gateway was started, since 1970.", [plain(started)]);
     page.family("published_epoch", "gauge", "Epoch published last.", [plain(state.epoch)]);
-    page.family("draining", "gauge", "1 while the gateway is shutting down.", [plain(u8::from(state.draining))]);
+    page.family(
+        "draining",
+        "gauge",
+        "1 while the gateway is shutting down.",
+        [plain(u8::from(state.draining))],
+    );
     workers(&mut page, state, counters);
     targets(&mut page, state);
     page.0
 }
 
 fn workers(page: &mut Page, state: &State, counters: &[Arc<Counters>]) {
-    let failed = state.workers.iter().enumerate().map(|(worker, state)| {
-        (label("worker", worker), u8::from(state.recording.is_some()).to_string())
-    });
+    let failed =
+        state.workers.iter().enumerate().map(|(worker, state)| {
+            (label("worker", worker), u8::from(state.recording.is_some()).to_string())
+        });
     page.family("recording_failed", "gauge", "1 while a worker cannot record, and forwards nothing.", failed);
     let mut families: BTreeMap<&str, (&str, &str, Vec<Sample>)> = BTreeMap::new();
     for (worker, counters) in counters.iter().enumerate() {

@@ -41,7 +41,8 @@ pub(crate) async fn provide(place: Arc<Place>, worker: u32, number: u64, events:
                 }
                 if !told {
                     told = true;
-                    let _ = events.send(Event::Answer { worker, order: Order::SegmentFailed { error } }).await;
+                    let _ =
+                        events.send(Event::Answer { worker, order: Order::SegmentFailed { error } }).await;
                 }
             }
         }

@@ -27,12 +27,13 @@ pub(crate) fn literal(host: &str, port: u16) -> Option<SocketAddr> {
 pub(crate) async fn watch(target: usize, host: String, port: u16, events: mpsc::Sender<Event>) {
     loop {
         let looked_up = timeout(LOOKUP_MAX, lookup_host((host.as_str(), port))).await;
-        let (event, pause) = match looked_up.map(|found| found.map(|found| found.take(ADDRESSES_MAX).collect::<Vec<_>>())) {
-            Ok(Ok(addresses)) if !addresses.is_empty() => (Event::Addresses { target, addresses }, AGAIN),
-            Ok(Ok(_)) => (failed(target, &host, "it has no address"), AGAIN_FAILED),
-            Ok(Err(error)) => (failed(target, &host, &error.to_string()), AGAIN_FAILED),
-            Err(_) => (failed(target, &host, "no answer"), AGAIN_FAILED),
-        };
+        let (event, pause) =
+            match looked_up.map(|found| found.map(|found| found.take(ADDRESSES_MAX).collect::<Vec<_>>())) {
+                Ok(Ok(addresses)) if !addresses.is_empty() => (Event::Addresses { target, addresses }, AGAIN),
+                Ok(Ok(_)) => (failed(target, &host, "it has no address"), AGAIN_FAILED),
+                Ok(Err(error)) => (failed(target, &host, &error.to_string()), AGAIN_FAILED),
+                Err(_) => (failed(target, &host, "no answer"), AGAIN_FAILED),
+            };
         if events.send(event).await.is_err() {
             return;
         }

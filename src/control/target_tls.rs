@@ -60,7 +60,9 @@ pub fn client(
 fn server_name(host: &str) -> Result<ServerName<'static>, TargetTlsError> {
     ServerName::try_from(host.to_owned()).map_err(|_| TargetTlsError {
         of_ca: false,
-        text: format!("\"{host}\" cannot stand in a certificate; use a host name that can, or tls = \"disable\""),
+        text: format!(
+            "\"{host}\" cannot stand in a certificate; use a host name that can, or tls = \"disable\""
+        ),
     })
 }
 
@@ -94,7 +96,9 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
         .collect::<Result<_, _>>()
         .map_err(|error| format!("{shown} is not PEM: {error}"))?;
     match certificates.is_empty() {
-        true => Err(format!("{shown} has no certificate in it; it must begin with -----BEGIN CERTIFICATE-----")),
+        true => {
+            Err(format!("{shown} has no certificate in it; it must begin with -----BEGIN CERTIFICATE-----"))
+        }
         false => Ok(certificates),
     }
 }

@@ -1,52 +1,47 @@
 //! PostgreSQL: SQL text and a catalog in, effects and session changes out.
+//!
+//! A text is parsed by PostgreSQL's own grammar ([`tree`]), each statement walked with an explicit stack, never by
+//! recursion over what a peer nested ([`walk`]), names are looked up as the target would ([`names`], [`catalog`]), and
+//! what the statement sets in motion (views, defaults, checks, foreign keys) is read as further texts of the same
+//! kind. What is not understood adds `unknown` and a sentence; nothing is skipped in silence.
+
+mod builtins;
+mod cache;
+mod catalog;
+mod children;
+mod dml;
+mod effects;
+mod expressions;
+mod names;
+mod objects;
+mod queries;
+mod query;
+mod settings;
+mod structure;
+mod targets;
+mod tree;
+mod utility;
+mod walk;
+
+pub use cache::Cache;
+pub use catalog::{Catalog, CatalogQuery};
 
 use lockgate_policy_dsl::Facts;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// What a target's own catalog says, at one moment. Built from the rows of [`Catalog::QUERIES`]; immutable.
-#[derive(Debug)]
-pub struct Catalog {}
-
-/// One query that the catalog's connection runs, and the name by which its rows are handed back.
-#[derive(Debug, Clone, Copy)]
-pub struct CatalogQuery {
-    pub name: &'static str,
-    pub sql: &'static str,
-}
-
-impl Catalog {
-    /// All that has to be asked of the target, in order, on one connection in one REPEATABLE READ, READ ONLY
-    /// transaction. Every column is cast to text in the SQL.
-    pub const QUERIES: &'static [CatalogQuery] = &[];
-    /// One cheap query whose single text value changes whenever a catalog built from `QUERIES` would.
-    pub const FINGERPRINT: &'static str = "";
-    /// Builds it; `answers` stand in the order of `QUERIES`, each a list of rows of text or NULL.
-    pub fn build(version: u64, answers: &[Vec<Vec<Option<String>>>]) -> Result<Catalog, String> {
-        let _ = (version, answers);
-        Err(String::new())
-    }
-    /// A catalog that knows nothing: every name is unresolved.
-    pub fn empty() -> Catalog {
-        Catalog {}
-    }
-    /// Counts up with every rebuild; part of the cache's key.
-    pub fn version(&self) -> u64 {
-        0
-    }
-    /// (table OID, attribute number) of a column, and those of the same column in every partition and
-    /// inheritance child.
-    pub fn column(&self, schema: &str, table: &str, column: &str) -> Vec<(u32, i16)> {
-        let _ = (schema, table, column);
-        Vec::new()
-    }
-}
+/// Longest text that is parsed, in bytes; a longer one is `unknown`. As long as the longest message a lane takes.
+pub const STATEMENT_BYTES_MAX: usize = 16 << 20;
 
 /// How the session reads SQL: part of the cache's key, tracked by the lane.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reading {
+    /// Where unqualified names are looked up.
     pub search_path: SearchPath,
+    /// The setting of this name, as the server last reported it.
     pub standard_conforming_strings: bool,
+    /// What this session made or changed and the catalog does not show.
+    pub overlay: Overlay,
 }
 
 /// Where unqualified names are looked up.
@@ -61,15 +56,34 @@ pub enum SearchPath {
     Unknown,
 }
 
+/// Names that this session's own DDL made or changed: the catalog does not show them (temporary, uncommitted, or not
+/// yet polled). A lane begins with the empty one, adds each [`Change::Touched`] when the statement passes, and may go
+/// back to the empty one when nothing of it can be left: after DISCARD ALL outside a transaction, once the catalog
+/// was built anew.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Overlay(Option<Arc<Touched>>);
+
+/// What one string of statements made or changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Touched {
+    /// Last parts of names; whatever bears one is not understood.
+    names: Vec<Arc<str>>,
+    /// Plain temporary tables: writing one writes nothing else.
+    temporary_tables: Vec<Arc<str>>,
+    /// An operator, a cast, a schema… : what any later name means is open.
+    everything: bool,
+}
+
 /// What one string of statements does, and what a lane must know to follow the session through it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Understood {
+    /// For policy.
     pub facts: Facts,
     /// Statements in the string (0 for an empty one).
     pub statements: usize,
     /// Some statement is COPY … FROM STDIN: the server will ask for data.
     pub copies_in: bool,
-    /// Some statement is COPY … TO STDOUT, and these are the tables (schema, name) it reads.
+    /// Some statement is COPY … TO STDOUT: rows come as CopyData.
     pub copies_out: bool,
     /// Changes of the session, in order.
     pub changes: Vec<Change>,
@@ -79,55 +93,137 @@ pub struct Understood {
 #[derive(Debug, Clone)]
 pub enum Change {
     /// PREPARE name AS …, with what the statement would do.
-    Prepare { name: Arc<str>, statement: Rc<Understood> },
+    Prepare {
+        /// As the server stores it.
+        name: Arc<str>,
+        /// Its facts are among those of the string as well.
+        statement: Rc<Understood>,
+    },
     /// EXECUTE name: what was prepared under the name happens now. (An unknown name is `unknown`: lane's part.)
-    Execute { name: Arc<str> },
+    Execute {
+        /// As the server looks it up.
+        name: Arc<str>,
+    },
     /// DEALLOCATE name; `None`: ALL.
-    Deallocate { name: Option<Arc<str>> },
+    Deallocate {
+        /// As the server looks it up.
+        name: Option<Arc<str>>,
+    },
     /// DECLARE name: a portal of this name, doing what `statement` does.
-    Declare { name: Arc<str>, statement: Rc<Understood> },
+    Declare {
+        /// As the server stores it.
+        name: Arc<str>,
+        /// Its facts are among those of the string as well.
+        statement: Rc<Understood>,
+    },
     /// CLOSE name; `None`: ALL.
-    ClosePortal { name: Option<Arc<str>> },
+    ClosePortal {
+        /// As the server looks it up.
+        name: Option<Arc<str>>,
+    },
     /// FETCH or MOVE from a portal.
-    Fetch { name: Arc<str> },
-    /// SET search_path (not LOCAL) to constants.
+    Fetch {
+        /// As the server looks it up.
+        name: Arc<str>,
+    },
+    /// SET search_path to constants; [`SearchPath::Unknown`] after SET LOCAL, a computed value, SET ROLE and the like.
     SearchPath(SearchPath),
     /// RESET search_path, RESET ALL, DISCARD ALL: back to the default.
     SearchPathReset,
-    /// DISCARD ALL / PLANS / …: prepared statements and portals are gone.
+    /// DISCARD ALL: prepared statements and portals are gone. (DISCARD PLANS and the like keep them.)
     DiscardAll,
     /// standard_conforming_strings, or another setting that changes reading, set in any way.
     ReadingUnknown,
+    /// ROLLBACK, ROLLBACK TO, ROLLBACK PREPARED: settings and names may be what they were before.
+    Rollback,
+    /// DDL: to be added to the session's overlay.
+    Touched(Arc<Touched>),
 }
 
-/// Facts of statements seen before, one per worker. Bounded in entries and bytes.
-#[derive(Debug)]
-pub struct Cache {}
+impl SearchPath {
+    /// The path that a text of the form of the setting (`"$user", public`) names: a start-up parameter's, or one
+    /// that the server reported.
+    pub fn of_setting(text: &str) -> SearchPath {
+        SearchPath::Known(names::split_path(text))
+    }
+}
 
-impl Cache {
-    /// Holds at most `bytes_max` bytes of texts and facts.
-    pub fn new(bytes_max: usize) -> Cache {
-        let _ = bytes_max;
-        Cache {}
+impl Reading {
+    /// As a session begins: the catalog's path, standard strings, nothing made.
+    pub fn new() -> Reading {
+        Reading {
+            search_path: SearchPath::Default,
+            standard_conforming_strings: true,
+            overlay: Overlay::default(),
+        }
     }
-    /// What `sql` (no NUL inside) does when it is read so. Exact text decides; a miss costs one parse.
-    pub fn understand(&mut self, sql: &[u8], catalog: &Arc<Catalog>, reading: &Reading) -> Rc<Understood> {
-        let _ = (sql, catalog, reading);
-        Rc::new(Understood {
-            facts: Facts::default(),
-            statements: 0,
-            copies_in: false,
-            copies_out: false,
-            changes: Vec::new(),
-        })
+}
+
+impl Default for Reading {
+    fn default() -> Reading {
+        Reading::new()
     }
-    /// What a function called by OID (FunctionCall) does.
-    pub fn function_call(&mut self, oid: u32, catalog: &Arc<Catalog>) -> Rc<Understood> {
-        let _ = (oid, catalog);
-        self.understand(
-            b"",
-            catalog,
-            &Reading { search_path: SearchPath::Unknown, standard_conforming_strings: true },
-        )
+}
+
+impl Overlay {
+    /// Most names of one session; with more, everything counts as touched.
+    const NAMES_MAX: usize = 256;
+
+    /// With what a statement made or changed.
+    pub fn with(&self, touched: &Touched) -> Overlay {
+        let mut all = self.0.as_deref().cloned().unwrap_or_default();
+        all.add(touched);
+        Overlay(Some(Arc::new(all)))
+    }
+
+    fn is_touched(&self, name: &str) -> bool {
+        self.0.as_ref().is_some_and(|all| all.everything || all.names.iter().any(|other| &**other == name))
+    }
+
+    fn is_temporary_table(&self, name: &str) -> bool {
+        self.0.as_ref().is_some_and(|all| all.temporary_tables.iter().any(|other| &**other == name))
+    }
+}
+
+impl Touched {
+    fn add(&mut self, other: &Touched) {
+        self.everything |= other.everything;
+        for (mine, theirs) in [
+            (&mut self.names, &other.names),
+            (&mut self.temporary_tables, &other.temporary_tables),
+        ] {
+            for name in theirs {
+                if !mine.contains(name) {
+                    mine.push(name.clone());
+                }
+            }
+        }
+        // A name that is a temporary table and something else as well is not a plain table.
+        self.temporary_tables.retain(|name| !self.names.contains(name));
+        if self.names.len() + self.temporary_tables.len() > Overlay::NAMES_MAX {
+            *self = Touched { everything: true, ..Touched::default() };
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.everything && self.names.is_empty() && self.temporary_tables.is_empty()
+    }
+}
+
+/// Bodies of fuzz targets.
+#[doc(hidden)]
+pub mod fuzzing {
+    use super::{Cache, Catalog, Reading};
+    use std::sync::Arc;
+
+    /// Whatever the bytes, both readings of strings give an answer.
+    pub fn understand(bytes: &[u8]) {
+        let catalog = Arc::new(Catalog::empty());
+        let mut cache = Cache::new(1 << 16);
+        for standard_conforming_strings in [true, false] {
+            let reading = Reading { standard_conforming_strings, ..Reading::new() };
+            let understood = cache.understand(bytes, &catalog, &reading);
+            assert!(understood.facts.pairs.is_sorted(), "pairs are sorted");
+        }
     }
 }

@@ -247,10 +247,7 @@ impl Lane {
                 Phase::Session(mut session) => match session.client_step(bytes, origin, &mut self.core, turn)
                 {
                     Ok(step) => (Ok(Phase::Session(session)), step),
-                    Err(trouble) => {
-                        session.give_up(&self.core, turn);
-                        (Err(trouble), Step::Blocked)
-                    }
+                    Err(trouble) => (Err(trouble), Step::Blocked),
                 },
                 waiting @ (Phase::Claim(_) | Phase::Connect(_)) => (Ok(waiting), Step::Blocked),
                 Phase::Closed => (Ok(Phase::Closed), Step::Consumed(bytes.len())),
@@ -273,10 +270,7 @@ impl Lane {
                 Phase::Session(mut session) => match session.server_step(bytes, origin, &mut self.core, turn)
                 {
                     Ok(step) => (Ok(Phase::Session(session)), step),
-                    Err(trouble) => {
-                        session.give_up(&self.core, turn);
-                        (Err(trouble), Step::Blocked)
-                    }
+                    Err(trouble) => (Err(trouble), Step::Blocked),
                 },
                 other => (Ok(other), Step::Consumed(bytes.len())),
             };

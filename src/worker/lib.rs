@@ -28,6 +28,8 @@ mod salts;
 mod send;
 mod session;
 mod table;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod tls;
 mod turn;

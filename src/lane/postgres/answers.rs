@@ -62,16 +62,6 @@ enum StreamKind {
     FunctionResult,
 }
 
-impl Answers {
-    /// What was counted of the command that is cut off here is lost with it.
-    pub(super) fn flush_rows(&mut self, core: &Core, turn: &mut Turn<'_>) {
-        if self.rows > 0 {
-            let record = Record::Gap { reason: "the session ended in the middle of a result" };
-            turn.out.records.push(core.session, turn.now, &record);
-        }
-    }
-}
-
 impl Session {
     /// Deals with the front of what the server sent.
     pub(super) fn server_step(
@@ -400,7 +390,7 @@ impl Session {
     }
 
     /// Settles what a command did to the reading and to names.
-    fn turned(&mut self, expect: &mut Expect, succeeded: bool) {
+    pub(super) fn turned(&mut self, expect: &mut Expect, succeeded: bool) {
         let Some(running) = expect.running() else { return };
         if let Some(turned) = running.turned.take() {
             self.reading.ended(&turned, succeeded);
@@ -478,29 +468,21 @@ impl Session {
             _ => false,
         };
         if !sync_is_on_its_way {
-            self.discard();
+            self.discard(core, turn);
             self.state = ClientState::Skipping;
         }
-        for (index, mut expect) in skipped.into_iter().enumerate().rev() {
-            if let Some(running) = expect.running() {
-                let command = running.command;
-                let failed = if index == 0 {
-                    failure(command, report)
-                } else {
-                    let message = "skipped after an earlier error in its pipeline";
-                    Failure {
-                        command,
-                        severity: "SKIPPED".into(),
-                        sqlstate: "".into(),
-                        message: message.into(),
-                    }
-                };
-                failed.record(core, turn);
-            } else if index == 0 && !replaced {
-                failure(0, report).record(core, turn);
-            }
-            self.turned(&mut expect, false);
-            expect.undo(&mut self.names);
+        let mut skipped = skipped.into_iter();
+        let first = skipped.next();
+        for expect in skipped.rev() {
+            self.skip(expect, "skipped after an earlier error in its pipeline", core, turn);
+        }
+        let command = first.map_or(0, |mut expect| {
+            let command = expect.running().map_or(0, |running| running.command);
+            self.take_back(expect);
+            command
+        });
+        if !replaced {
+            failure(command, report).record(core, turn);
         }
         !replaced
     }

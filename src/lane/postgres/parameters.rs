@@ -37,7 +37,7 @@ impl Wishes {
             forwarded: Vec::new(),
             unknown_options: Vec::new(),
             facts: Facts::default(),
-            reading: Reading { search_path: SearchPath::Default, standard_conforming_strings: true },
+            reading: Reading::new(),
         };
         for &parameter in &message.parameters {
             wishes.take(parameter)?;
@@ -107,7 +107,7 @@ impl Wishes {
                 return Err(Trouble::UnsafeEncoding { encoding: value.chars().take(64).collect() });
             }
             "application_name" => value.clone_into(&mut self.application),
-            "search_path" => self.reading.search_path = search_path(value),
+            "search_path" => self.reading.search_path = SearchPath::of_setting(value),
             "standard_conforming_strings" if !is_on(value) => {
                 self.reading.standard_conforming_strings = false;
                 self.unknown(String::from(
@@ -164,21 +164,6 @@ fn split_options(value: &str) -> Vec<String> {
         words.push(word);
     }
     words
-}
-
-/// A list of plain names; anything else (quotes, `$user`) is not understood.
-fn search_path(value: &str) -> SearchPath {
-    let plain = |name: &str| {
-        let mut bytes = name.bytes();
-        bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
-            && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-    };
-    let names: Vec<&str> = value.split(',').map(str::trim).collect();
-    if names.iter().all(|name| plain(name)) {
-        SearchPath::Known(names.iter().map(|name| Arc::from(name.to_ascii_lowercase())).collect())
-    } else {
-        SearchPath::Unknown
-    }
 }
 
 fn is_on(value: &str) -> bool {
@@ -280,13 +265,5 @@ mod tests {
     #[test]
     fn options_split_as_the_server_splits_them() {
         assert_eq!(split_options(r"-c a\ b=c  x\\y"), ["-c", "a b=c", r"x\y"]);
-    }
-
-    #[test]
-    fn a_search_path_is_known_only_when_it_is_plain() {
-        assert_eq!(search_path("a, B"), SearchPath::Known(vec![Arc::from("a"), Arc::from("b")]));
-        for odd in ["\"$user\", public", "", "a,,b", "\"A\""] {
-            assert_eq!(search_path(odd), SearchPath::Unknown, "{odd}");
-        }
     }
 }

@@ -64,6 +64,12 @@ impl Tracker {
     /// A command is on its way: from now on, and until it is known how it ended, nothing is certain that it may
     /// change. The result is to be given back to [`Tracker::ended`].
     pub(super) fn sent(&mut self, understood: &Understood) -> Option<Turned> {
+        for change in &understood.changes {
+            if let Change::Touched(touched) = change {
+                self.reading.overlay = self.reading.overlay.with(touched);
+                self.generation = self.generation.saturating_add(1);
+            }
+        }
         let turned = turned(understood)?;
         self.unsettled = self.unsettled.saturating_add(1);
         self.settle();
@@ -134,7 +140,8 @@ impl Tracker {
         let path = if certain { &self.current } else { &SearchPath::Unknown };
         let conforming = certain && self.conforming;
         if self.reading.search_path != *path || self.reading.standard_conforming_strings != conforming {
-            self.reading = Reading { search_path: path.clone(), standard_conforming_strings: conforming };
+            self.reading.search_path = path.clone();
+            self.reading.standard_conforming_strings = conforming;
             self.generation = self.generation.saturating_add(1);
         }
     }
@@ -170,7 +177,7 @@ mod tests {
     }
 
     fn tracker() -> Tracker {
-        Tracker::new(Reading { search_path: SearchPath::Default, standard_conforming_strings: true })
+        Tracker::new(Reading::new())
     }
 
     /// Runs `SET search_path` to completion; the reading is uncertain while it is under way.

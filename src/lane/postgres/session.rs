@@ -129,11 +129,6 @@ impl Session {
         self.answers.fatal
     }
 
-    /// The client broke the protocol, or the server did: nothing of this session goes on.
-    pub(super) fn give_up(&mut self, core: &Core, turn: &mut Turn<'_>) {
-        self.answers.flush_rows(core, turn);
-    }
-
     /// Deals with the front of what the client sent.
     pub(super) fn client_step(
         &mut self,
@@ -256,7 +251,6 @@ impl Session {
             }
             frontend::TERMINATE => {
                 relay(turn.out, Side::Server, message, origin, 0..message.len());
-                self.answers.flush_rows(core, turn);
                 Err(Trouble::Goodbye)
             }
             _ => {
@@ -689,14 +683,27 @@ impl Session {
     }
 
     /// What is pending is forgotten, and what it would have changed taken back.
-    pub(super) fn discard(&mut self) {
+    pub(super) fn discard(&mut self, core: &Core, turn: &mut Turn<'_>) {
         self.pending.clear();
-        while let Some(mut expect) = self.pending_expects.pop() {
-            if let Some(turned) = expect.running().and_then(|running| running.turned.take()) {
-                self.reading.ended(&turned, false);
-            }
-            expect.undo(&mut self.names);
+        while let Some(expect) = self.pending_expects.pop() {
+            self.skip(expect, "never sent: its pipeline was refused or had failed", core, turn);
         }
+    }
+
+    /// A question that the server does not answer: what it would have changed is taken back.
+    pub(super) fn skip(&mut self, mut expect: Expect, why: &str, core: &Core, turn: &mut Turn<'_>) {
+        if let Some(running) = expect.running() {
+            let command = running.command;
+            let skipped = Record::Failed { command, severity: "SKIPPED", sqlstate: "", message: why };
+            turn.out.records.push(core.session, turn.now, &skipped);
+        }
+        self.take_back(expect);
+    }
+
+    /// What a question would have changed is taken back.
+    pub(super) fn take_back(&mut self, mut expect: Expect) {
+        self.turned(&mut expect, false);
+        expect.undo(&mut self.names);
     }
 
     // ----- refusals ------------------------------------------------------------------------------------------
@@ -708,7 +715,7 @@ impl Session {
     }
 
     fn refuse_extended(&mut self, refused: Refused, core: &Core, turn: &mut Turn<'_>) {
-        self.discard();
+        self.discard(core, turn);
         let text = stand_in(refused.command, core);
         turn.out.send(Side::Server, |arena| frontend::write_parse(arena, STAND_IN_NAME, text.as_bytes()));
         self.expects.push(Expect::Refusal(refused));
@@ -721,7 +728,7 @@ impl Session {
     }
 
     fn refuse_simple(&mut self, refused: Refused, core: &Core, turn: &mut Turn<'_>) {
-        self.discard();
+        self.discard(core, turn);
         let text = stand_in(refused.command, core);
         turn.out.send(Side::Server, |arena| frontend::write_query(arena, text.as_bytes()));
         self.expects.push(Expect::RefusedQuery(refused));

@@ -595,7 +595,7 @@ fn a_denied_pipeline_leaves_no_trace_of_its_harmless_half() {
     ]
     .concat();
     let (client, server) = play(&settings(READ_ONLY), &[Client(asked), Server(answered)]);
-    assert_eq!(server[0], r"P lockgate_refused\x00lockgate refused command 0000000000000abc/1\x00\x00\x00");
+    assert_eq!(server[0], r"P lockgate_refused\x00lockgate refused command 0000000000000abc/2\x00\x00\x00");
     assert_eq!(server[1], "S ");
     assert_eq!(server.len(), 6, "{server:?}");
     assert!(client[0].starts_with("E ERROR 42501"), "{client:?}");

@@ -206,6 +206,11 @@ mod tests {
     use std::net::TcpListener;
 
     #[test]
+    fn an_idle_connection_is_small() {
+        assert!(size_of::<Entry>() <= 96, "{}", size_of::<Entry>());
+    }
+
+    #[test]
     fn a_dead_id_finds_nothing_and_a_full_table_refuses() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let connect = || TcpStream::connect(listener.local_addr().unwrap()).unwrap();

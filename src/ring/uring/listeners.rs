@@ -8,7 +8,7 @@ use super::kernel::Kernel;
 use super::token::{Kind, Token};
 use crate::ListenerId;
 
-/// How long accepting rests after it failed for want of descriptors or memory: long enough to cost nothing, short
+/// How long accepting rests after it failed, for want of descriptors or memory for instance: long enough to cost nothing, short
 /// enough that a client's patience outlasts it.
 const REST: Duration = Duration::from_millis(50);
 
@@ -61,10 +61,10 @@ impl Listeners {
         listener.armed = false;
         if listener.stopping {
             listener.socket = None;
-        } else if is_exhaustion(-result) {
-            listener.rests_until = Some(Instant::now() + REST);
-        } else {
+        } else if result >= 0 || is_passing(-result) {
             self.arm(kernel, id);
+        } else {
+            listener.rests_until = Some(Instant::now() + REST);
         }
     }
 
@@ -97,7 +97,20 @@ impl Listeners {
     }
 }
 
-/// Errors that would come again at once.
-fn is_exhaustion(error: i32) -> bool {
-    matches!(error, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EPERM | libc::EINVAL)
+/// Errors of the one connection that was to be accepted (accept(2) names them). Others would come again at once.
+fn is_passing(error: i32) -> bool {
+    matches!(
+        error,
+        libc::ECANCELED
+            | libc::ECONNABORTED
+            | libc::EINTR
+            | libc::EAGAIN
+            | libc::ENETDOWN
+            | libc::EPROTO
+            | libc::ENOPROTOOPT
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::EHOSTUNREACH
+            | libc::ENETUNREACH
+    )
 }

@@ -215,6 +215,26 @@ fn echoes_come_back_whole() {
 }
 
 #[test]
+fn bundles_are_used_where_the_kernel_offers_them() {
+    let offered = crate::probe().unwrap().bundles;
+    assert_eq!(Ring::new(Config::default()).unwrap().bundles(), offered);
+    assert!(!Ring::new(Config { bundles: false, ..Config::default() }).unwrap().bundles());
+}
+
+#[test]
+fn senseless_sizes_are_refused() {
+    let good = Config::default();
+    for config in [
+        Config { entries: 0, ..good.clone() },
+        Config { slots: 0, ..good.clone() },
+        Config { slot_bytes: 0, ..good.clone() },
+        Config { connections_max: 0, ..good },
+    ] {
+        assert_eq!(Ring::new(config).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+}
+
+#[test]
 fn tiny_rings_and_pools_only_slow_things_down() {
     for (slots, slot_bytes, entries) in [(1, 1, 1024), (1, 64, 1024), (2, 512, 2), (3, 4096, 1), (4, 1024, 8)]
     {

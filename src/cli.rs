@@ -1,0 +1,189 @@
+//! The command line: what can be asked, and the exit code that answers.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Findings};
+use crate::{boot, keys};
+
+/// A gateway between whoever acts on production and what they act on.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, after_long_help = MAIN_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve: accept clients, judge, mask and record what they do
+    #[command(long_about = SERVE_ABOUT, after_long_help = SERVE_HELP)]
+    Serve(FileArg),
+    /// Check a configuration and everything it names, without serving
+    #[command(long_about = CHECK_ABOUT, after_long_help = CHECK_HELP)]
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+struct FileArg {
+    /// The configuration: a TOML file. Paths in it are relative to its folder.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// The configuration: a TOML file. Paths in it are relative to its folder.
+    #[arg(long, value_name = "FILE", required_unless_present = "reference")]
+    config: Option<PathBuf>,
+    /// Print the reference of all keys, in Markdown, and check nothing.
+    #[arg(long, conflicts_with = "config")]
+    reference: bool,
+}
+
+const MAIN_HELP: &str = "\
+Examples:
+  lockgate check --config lockgate.toml
+  lockgate serve --config lockgate.toml
+
+`lockgate help COMMAND` shows a page on each command; `lockgate check --reference` all keys of the configuration.";
+
+const SERVE_ABOUT: &str = "\
+Serves: accepts clients on every [[listener]], and for each session judges every command by the policies, masks what \
+comes back and records both.
+
+Everything is checked first, as `lockgate check` does; nothing is served with a mistake. State (recordings, and the \
+certificate that is made on first start when none is configured) is kept in `data_dir`, which one gateway at a time can use. \
+The log goes to standard error.
+
+A target that is down does not keep the gateway from starting: /readyz on the [admin] port says what is missing.";
+
+const SERVE_HELP: &str = "\
+Signals:
+  SIGTERM, SIGINT  accept no more clients, end sessions when they are idle, at the latest after `limits.drain_timeout`;
+                   a second one cuts them at once
+  SIGHUP           is not supported yet: the log says so and nothing changes
+
+Exit codes:
+  0  ended as it was asked to
+  1  the configuration has mistakes, the gateway could not start, or a worker failed
+  2  the command line is wrong
+
+Examples:
+  lockgate serve --config /etc/lockgate/lockgate.toml
+  curl --fail http://127.0.0.1:6480/readyz";
+
+const CHECK_ABOUT: &str = "\
+Checks a configuration: the file, every key and value, the secrets' files and who can read them, certificates and their \
+keys, addresses, and whether the policies compile. All mistakes are reported at once, each with its line, its key and \
+what to write instead.
+
+It connects to nothing and changes nothing, so it may run beside a gateway that serves.";
+
+const CHECK_HELP: &str = "\
+Exit codes:
+  0  no mistake; a line that begins with \"ok:\" says what was found. Warnings do not change this
+  1  mistakes, on standard error
+  2  the command line is wrong
+
+Examples:
+  lockgate check --config lockgate.toml
+  lockgate check --reference > docs/configuration.md";
+
+/// Does what the command line asks.
+pub fn run() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(arguments) => serve(&arguments.config),
+        Command::Check(CheckArgs { config: Some(file), .. }) => check(&file),
+        Command::Check(_) => print(&keys::reference()),
+    }
+}
+
+fn serve(file: &Path) -> ExitCode {
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(findings) => return refuse(file, &findings),
+    };
+    match boot::serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("lockgate: {error}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(file: &Path) -> ExitCode {
+    match Config::load(file) {
+        Ok(config) => {
+            config.warnings.iter().for_each(|warning| complain(&format!("warning: {warning}\n")));
+            print(&format!("ok: {}: {}\n", file.display(), config.summary()))
+        }
+        Err(findings) => refuse(file, &findings),
+    }
+}
+
+fn refuse(file: &Path, findings: &Findings) -> ExitCode {
+    let mut text = String::new();
+    findings.warnings.iter().for_each(|warning| text.push_str(&format!("warning: {warning}\n")));
+    findings.mistakes.iter().for_each(|mistake| text.push_str(&format!("error: {mistake}\n")));
+    let count = findings.mistakes.len();
+    text.push_str(&format!("{}: {count} mistake{}\n", file.display(), if count == 1 { "" } else { "s" }));
+    complain(&text);
+    ExitCode::FAILURE
+}
+
+fn print(text: &str) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// To standard error; where that is closed there is nobody left to tell.
+fn complain(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_a_page_with_exit_codes_and_examples() {
+        for command in Cli::command().get_subcommands_mut() {
+            let page = command.render_long_help().to_string();
+            for part in ["Exit codes:", "Examples:", "--config"] {
+                assert!(page.contains(part), "{} has no {part}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_command_line_takes() {
+        for (line, right) in [
+            ("lockgate serve --config a.toml", true),
+            ("lockgate check --config a.toml", true),
+            ("lockgate check --reference", true),
+            ("lockgate check --reference --config a.toml", false),
+            ("lockgate check", false),
+            ("lockgate serve", false),
+            ("lockgate serve a.toml", false),
+            ("lockgate", false),
+            ("lockgate frobnicate", false),
+        ] {
+            assert_eq!(Cli::try_parse_from(line.split(' ')).is_ok(), right, "{line}");
+        }
+    }
+}

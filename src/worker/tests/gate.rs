@@ -1,0 +1,286 @@
+//! One worker under test, and a stand-in for control that answers its notices.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use lockgate_bridge::snapshot::{Admission, Destination, DestinationTls};
+use lockgate_bridge::{Counters, LateWake, Notice, Order, Outlet, Snapshot, Wake, mailbox};
+use lockgate_lane::{
+    Identity, ListenerAuth, ListenerRules, ListenerTls, Standing, Target, TargetTls, Verifier,
+};
+use lockgate_policy_dsl::Source;
+use lockgate_recording::{Recovery, SEGMENT_BYTES_MIN, SeriesStart, Time, create_segment, verify};
+
+use super::server::Server;
+use crate::tls::tests::{fixture, name};
+use crate::{Durability, Limits, ListenerSetup, RecordingSetup, Segment, Setup, run};
+
+pub(crate) const USER: &str = "agent-7";
+pub(crate) const PASSWORD: &str = "correct horse";
+pub(crate) const TARGET: &str = "orders";
+
+pub(crate) struct Options {
+    pub(crate) server_tls: bool,
+    /// The gateway does not trust the server's certificate.
+    pub(crate) distrust: bool,
+    pub(crate) durability: Durability,
+    pub(crate) limits: Limits,
+    pub(crate) lane_limits: lockgate_lane::Limits,
+    /// The first segment cannot be written, and there is no other before [`Gate::supply_segments`].
+    pub(crate) broken_segment: bool,
+    pub(crate) dead_address_first: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            server_tls: false,
+            distrust: false,
+            durability: Durability::Async,
+            limits: Limits::default(),
+            lane_limits: lockgate_lane::Limits::default(),
+            broken_segment: false,
+            dead_address_first: false,
+        }
+    }
+}
+
+pub(crate) struct Gate {
+    pub(crate) address: SocketAddr,
+    pub(crate) server: Server,
+    pub(crate) trusts_gate: Arc<rustls::ClientConfig>,
+    orders: Outlet<Order>,
+    started: Instant,
+    folder: tempfile::TempDir,
+    control: Arc<Control>,
+    worker: Option<JoinHandle<std::io::Result<()>>>,
+    snapshots: Snapshots,
+}
+
+/// What control has been told.
+#[derive(Default)]
+struct Control {
+    bell: (Mutex<bool>, Condvar),
+    adopted: AtomicU64,
+    stopped: AtomicBool,
+    segments: AtomicBool,
+}
+
+struct Bell(Arc<Control>);
+
+impl Wake for Bell {
+    fn wake(&self) {
+        *self.0.bell.0.lock().unwrap() = true;
+        self.0.bell.1.notify_all();
+    }
+}
+
+impl Gate {
+    pub(crate) fn start(options: Options) -> Gate {
+        let gate_tls = fixture(&[&rustls::version::TLS12, &rustls::version::TLS13]);
+        let server_tls = fixture(&[&rustls::version::TLS13]);
+        let stranger = fixture(&[&rustls::version::TLS13]);
+        let server = Server::start(options.server_tls.then(|| Arc::clone(&server_tls.server)));
+        let trust = if options.distrust { stranger.client } else { server_tls.client };
+        let mut addresses = vec![server.address];
+        if options.dead_address_first {
+            addresses.insert(0, TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+        }
+        let snapshots = Snapshots { addresses, tls: options.server_tls.then_some(trust) };
+        let folder = tempfile::tempdir().unwrap();
+        let file = create_segment(folder.path(), 0, 0, SEGMENT_BYTES_MIN).unwrap();
+        let file = if options.broken_segment {
+            drop(file);
+            // Open for reading only: the first write fails.
+            File::open(lockgate_recording::segment_path(folder.path(), 0, 0)).unwrap()
+        } else {
+            file
+        };
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let late = Arc::new(LateWake::default());
+        let (orders, inbox) = mailbox(64, late.clone() as Arc<dyn Wake>);
+        let control = Arc::new(Control::default());
+        control.segments.store(!options.broken_segment, Ordering::SeqCst);
+        let (outlet, notices) = mailbox(64, Arc::new(Bell(Arc::clone(&control))) as Arc<dyn Wake>);
+        let started = Instant::now();
+        let setup = Setup {
+            index: 0,
+            workers: 1,
+            core: None,
+            listeners: vec![ListenerSetup {
+                socket,
+                rules: Arc::new(ListenerRules { tls: ListenerTls::Optional, auth: ListenerAuth::Scram }),
+                tls: Some(gate_tls.server),
+            }],
+            snapshot: snapshots.make(1, true),
+            inbox,
+            outlet,
+            peers: vec![orders.clone()],
+            counters: Arc::new(Counters::default()),
+            lane_limits: Arc::new(options.lane_limits),
+            limits: options.limits,
+            recording: RecordingSetup {
+                start: SeriesStart {
+                    worker: 0,
+                    node: 1,
+                    boot: 2,
+                    recovery: Recovery::default(),
+                    now: Time { monotonic_ns: 0, wall_us: 0 },
+                },
+                segment: Segment { number: 0, file: file.into(), path: String::from("first") },
+                durability: options.durability,
+            },
+            started,
+            wake: Box::new(move |waker| late.fill(waker)),
+        };
+        let worker = std::thread::spawn(move || run(setup));
+        let (shared, answers, root) = (Arc::clone(&control), orders.clone(), folder.path().to_owned());
+        std::thread::spawn(move || {
+            while !shared.stopped.load(Ordering::SeqCst) {
+                while let Some(notice) = notices.take() {
+                    shared.take(notice, &answers, &root);
+                }
+                let mut rung = shared.bell.0.lock().unwrap();
+                while !*rung {
+                    rung = shared.bell.1.wait(rung).unwrap();
+                }
+                *rung = false;
+            }
+        });
+        Gate {
+            address,
+            server,
+            trusts_gate: gate_tls.client,
+            orders,
+            started,
+            folder,
+            control,
+            worker: Some(worker),
+            snapshots,
+        }
+    }
+
+    pub(crate) fn adopt(&self, epoch: u64, admits: bool) {
+        self.orders.send(Order::Adopt(self.snapshots.make(epoch, admits))).unwrap();
+    }
+
+    pub(crate) fn adopted(&self, epoch: u64) -> bool {
+        self.control.adopted.load(Ordering::SeqCst) == epoch
+    }
+
+    pub(crate) fn drain(&self, within: Duration) {
+        let deadline = self.started.elapsed() + within;
+        let deadline_ns = u64::try_from(deadline.as_nanos()).unwrap();
+        self.orders.send(Order::Drain { deadline_ns }).unwrap();
+    }
+
+    pub(crate) fn supply_segments(&self) {
+        self.control.segments.store(true, Ordering::SeqCst);
+    }
+
+    /// Stops the worker and verifies what it recorded.
+    pub(crate) fn stop_and_verify(self, case: &str) {
+        self.orders.send(Order::Stop).unwrap();
+        self.stopped_and_verified(case);
+    }
+
+    /// The worker ends by itself; what it recorded verifies.
+    pub(crate) fn stopped_and_verified(mut self, case: &str) {
+        let worker = self.worker.take().unwrap();
+        let started = Instant::now();
+        while !worker.is_finished() {
+            assert!(started.elapsed() < Duration::from_secs(30), "{case}: the worker does not end");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        worker.join().unwrap().unwrap();
+        until(|| self.control.stopped.load(Ordering::SeqCst).then_some(()));
+        let report = verify(self.folder.path()).unwrap();
+        assert!(report.ok(), "{case}: {report:?}");
+    }
+}
+
+impl Control {
+    fn take(&self, notice: Notice, answers: &Outlet<Order>, root: &std::path::Path) {
+        let answer = match notice {
+            Notice::Adopted { epoch, .. } => return self.adopted.store(epoch, Ordering::SeqCst),
+            Notice::Stopped { .. } => return self.stopped.store(true, Ordering::SeqCst),
+            Notice::RecordingFailed { .. } => return,
+            Notice::SegmentWanted { number, .. } if self.segments.load(Ordering::SeqCst) => {
+                let file = create_segment(root, 0, number, SEGMENT_BYTES_MIN).unwrap();
+                Order::Segment { number, file: file.into(), path: format!("segment {number}") }
+            }
+            Notice::SegmentWanted { .. } => Order::SegmentFailed { error: String::from("disk full") },
+            Notice::Salt { ticket, request, .. } => {
+                let key =
+                    Verifier::salt_password(request.password.expose(), &request.salt, request.iterations);
+                Order::Salted { ticket, key: lockgate_bridge::SaltedKey(key) }
+            }
+        };
+        // A worker that has ended takes no answer.
+        let _ = answers.send(answer);
+    }
+}
+
+/// Makes snapshots with one user and one target.
+struct Snapshots {
+    addresses: Vec<SocketAddr>,
+    tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl Snapshots {
+    fn make(&self, epoch: u64, admits: bool) -> Arc<Snapshot> {
+        let identity = Arc::new(Identity { name: String::from(USER), groups: vec![String::from("pilot")] });
+        let target = Arc::new(Target {
+            name: String::from(TARGET),
+            address: String::from("localhost:5432"),
+            database: String::from("orders"),
+            user: String::from("orders_app"),
+            password: None,
+            tls: if self.tls.is_some() { TargetTls::VerifyFull } else { TargetTls::Disable },
+        });
+        let source = Source {
+            name: String::from("test.policy"),
+            text: String::from("policy all for group \"pilot\" on target * {\n    allow * on *\n}\n"),
+        };
+        let (policies, _) = lockgate_policy_dsl::compile(&[source]).unwrap();
+        let program = policies.program(USER, &identity.groups, TARGET).unwrap();
+        let standing = Standing {
+            epoch,
+            program,
+            catalog: Arc::new(lockgate_facts::postgres::Catalog::empty()),
+            masks: lockgate_mask::ColumnMasks::default(),
+        };
+        let mut standings = HashMap::new();
+        if admits {
+            standings.insert((String::from(USER), String::from(TARGET)), Arc::new(standing));
+        }
+        let verifier = Arc::new(Verifier::derive(PASSWORD.as_bytes(), vec![7; 16], 4096));
+        let tls = self.tls.clone().map(|config| DestinationTls { config, name: name() });
+        let destination = Destination { target, addresses: self.addresses.clone(), tls };
+        Arc::new(Snapshot {
+            epoch,
+            users: HashMap::from([(String::from(USER), Admission { identity, verifier })]),
+            targets: HashMap::from([(String::from(TARGET), destination)]),
+            standings,
+            decoy_key: [9; 32],
+        })
+    }
+}
+
+/// Tries until there is a result, for ten seconds.
+pub(crate) fn until<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(result) = attempt() {
+            return result;
+        }
+        assert!(started.elapsed() < Duration::from_secs(10), "it never came to that");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
