@@ -6,7 +6,9 @@ use super::walk::{Reader, Scope, Walk};
 use lockgate_policy_dsl::Effect;
 use pg_raw_parse::Node;
 use pg_raw_parse::list::NodeList;
-use pg_raw_parse::nodes::{ColumnRef, DeleteStmt, InsertStmt, MergeStmt, OnConflictClause, RangeVar, UpdateStmt};
+use pg_raw_parse::nodes::{
+    ColumnRef, DeleteStmt, InsertStmt, MergeStmt, OnConflictClause, RangeVar, UpdateStmt,
+};
 use pg_raw_parse::raw::{CmdType, OnConflictAction};
 
 impl<'c> Reader<'c> {
@@ -129,7 +131,9 @@ impl<'c> Reader<'c> {
         let first = first.sval().unwrap_or_default();
         if qualified {
             // `schema.table.column` names the target by its schema; OLD and NEW of RETURNING are the target's.
-            return first == name || matches!(first, "old" | "new") || target.name.schemaname() == Some(first)
+            return first == name
+                || matches!(first, "old" | "new")
+                || target.name.schemaname() == Some(first)
                 || alias.is_none() && self.find(target.name).schema() == Some(first);
         }
         let relation = self.find(target.name);

@@ -71,7 +71,10 @@ impl<'c> Reader<'c> {
             oid: relation.oid,
             effect: verb.effect,
             unbounded: verb.unbounded,
-            columns: verb.columns.as_ref().map(|columns| columns.iter().map(|name| Arc::from(*name)).collect()),
+            columns: verb
+                .columns
+                .as_ref()
+                .map(|columns| columns.iter().map(|name| Arc::from(*name)).collect()),
             uses_defaults: target.uses_defaults,
         });
         self.writes(writes.collect());
@@ -161,7 +164,8 @@ impl<'c> Reader<'c> {
             _ => '4',
         };
         for (_, rule) in relation.rules.iter().filter(|(on, _)| *on == event) {
-            self.out.unknown(format!("rule {rule} on {}.{} adds to the command", relation.schema, relation.name));
+            self.out
+                .unknown(format!("rule {rule} on {}.{} adds to the command", relation.schema, relation.name));
         }
     }
 
@@ -236,7 +240,8 @@ impl<'c> Reader<'c> {
     /// Reads the stored expressions of some kinds, of the relation and of its partitions and children.
     pub(super) fn stored_expressions(&mut self, relation: &'c Relation, kinds: &[char]) {
         for member in self.family(relation) {
-            for expression in member.expressions.iter().filter(|expression| kinds.contains(&expression.kind)) {
+            for expression in member.expressions.iter().filter(|expression| kinds.contains(&expression.kind))
+            {
                 match expression.kind {
                     'u' => self.index_calls(member),
                     _ => self.table_expression(member, expression),
@@ -261,10 +266,11 @@ impl<'c> Reader<'c> {
             return;
         }
         for expression in relation.expressions.iter() {
-            let given = || match (&write.columns, relation.columns.iter().find(|c| c.number == expression.column)) {
-                (Some(columns), Some(column)) => columns.contains(&column.name),
-                _ => false,
-            };
+            let given =
+                || match (&write.columns, relation.columns.iter().find(|c| c.number == expression.column)) {
+                    (Some(columns), Some(column)) => columns.contains(&column.name),
+                    _ => false,
+                };
             let evaluated = match expression.kind {
                 'd' if write.effect == Effect::Insert => !given(),
                 'd' => write.uses_defaults,
@@ -285,7 +291,9 @@ impl<'c> Reader<'c> {
     }
 
     fn table_expression(&mut self, relation: &Relation, expression: &Expression) {
-        self.expand_later(&expression.text, || format!("an expression of {}.{}", relation.schema, relation.name));
+        self.expand_later(&expression.text, || {
+            format!("an expression of {}.{}", relation.schema, relation.name)
+        });
     }
 
     fn foreign_keys(&mut self, relation: &'c Relation, write: &Write, todo: &mut Vec<Write>) {
@@ -293,7 +301,9 @@ impl<'c> Reader<'c> {
             let effect = match (write.effect, key.on_delete, key.on_update) {
                 (Effect::Delete, 'c', _) => Effect::Delete,
                 (Effect::Delete, 'n' | 'd', _) => Effect::Update,
-                (Effect::Update, _, 'c' | 'n' | 'd') if updates(relation, write, &key.to_columns) => Effect::Update,
+                (Effect::Update, _, 'c' | 'n' | 'd') if updates(relation, write, &key.to_columns) => {
+                    Effect::Update
+                }
                 _ => continue,
             };
             let Some(from) = self.catalog.relations.get(&key.from) else {
