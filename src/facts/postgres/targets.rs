@@ -198,7 +198,7 @@ impl<'c> Reader<'c> {
                 };
                 self.effect(write.effect, base, write.unbounded);
                 let columns = None;
-                todo.push(Write { oid: base.oid, columns, uses_defaults: true, ..*write });
+                todo.push(Write { oid: base.oid, columns, ..*write });
             }
         }
     }
@@ -306,6 +306,10 @@ impl<'c> Reader<'c> {
                 }
                 _ => continue,
             };
+            let uses_defaults = match write.effect {
+                Effect::Delete => key.on_delete == 'd',
+                _ => key.on_update == 'd',
+            };
             let Some(from) = self.catalog.relations.get(&key.from) else {
                 self.out.unknown("a foreign key from a table that is not known");
                 continue;
@@ -315,7 +319,7 @@ impl<'c> Reader<'c> {
             self.reads(from);
             let names = from.columns.iter().filter(|column| key.from_columns.contains(&column.number));
             let columns = Some(names.map(|column| column.name.clone()).collect());
-            todo.push(Write { oid: from.oid, effect, unbounded: false, columns, uses_defaults: true });
+            todo.push(Write { oid: from.oid, effect, unbounded: false, columns, uses_defaults });
         }
     }
 }

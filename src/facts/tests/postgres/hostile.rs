@@ -64,10 +64,10 @@ fn strings_are_read_as_the_session_reads_them() {
     let off = Reading { standard_conforming_strings: false, ..Reading::new() };
     let sql = br"SELECT '\'' ; DELETE FROM customers; --' ";
     assert_eq!(spelled(&understand_as(sql, &off)), ["delete public.customers"]);
-    assert_eq!(spelled(&understand_as(sql, &Reading::new())), ["unknown"]);
+    assert!(spelled(&understand_as(sql, &Reading::new())).is_empty(), "one string");
     let sql = br"SELECT '\'; DELETE FROM customers; --' AS msg";
-    assert!(spelled(&understand_as(sql, &off)).is_empty());
-    assert_eq!(spelled(&understand_as(sql, &Reading::new())), Vec::<String>::new());
+    assert!(spelled(&understand_as(sql, &off)).is_empty(), "one string");
+    assert_eq!(spelled(&understand_as(sql, &Reading::new())), ["delete public.customers"]);
 }
 
 /// Pieces that a mutation puts together.
