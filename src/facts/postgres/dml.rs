@@ -142,7 +142,7 @@ impl<'c> Reader<'c> {
 }
 
 /// The columns that an INSERT gives values for, as far as they can be told; `None`: not all can.
-fn given_columns<'t>(insert: &'t InsertStmt) -> Option<Vec<&'t str>> {
+fn given_columns(insert: &InsertStmt) -> Option<Vec<&str>> {
     let listed: Vec<&str> = insert.cols().iter().filter_map(target_name).collect();
     let Node::SelectStmt(source) = insert.select_stmt() else { return Some(Vec::new()) };
     let has_default = source.values_lists().iter().any(|row| match row {

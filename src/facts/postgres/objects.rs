@@ -91,11 +91,11 @@ impl<'c> Reader<'c> {
     pub(super) fn relation_effect(&mut self, effect: Effect, schema: Option<&str>, name: &str) {
         let found = self.names.relation(self.catalog, schema, name);
         self.effect_on(effect, &found, name, false);
-        if let Named::Relation(relation) = found {
-            if let Some(table) = self.catalog.relations.get(&relation.table) {
-                self.effect(Effect::Alter, table, false);
-                self.touch_name(&table.name);
-            }
+        if let Named::Relation(relation) = found
+            && let Some(table) = self.catalog.relations.get(&relation.table)
+        {
+            self.effect(Effect::Alter, table, false);
+            self.touch_name(&table.name);
         }
         self.touch_name(name);
     }

@@ -251,9 +251,7 @@ impl<'c> Reader<'c> {
             return self.out.unknown("a constraint that the gateway does not read");
         };
         if constraint.contype == ConstrType::CONSTR_FOREIGN {
-            if let Some(name) = constraint.pktable() {
-                self.alter_relation(name);
-            }
+            self.alter_name(constraint.pktable());
         }
         if let Some(walk) = walk {
             self.evaluated_constraint(walk, constraint);

@@ -34,9 +34,12 @@ struct Write {
     oid: u32,
     effect: Effect,
     unbounded: bool,
-    columns: Option<Vec<Arc<str>>>,
+    columns: Columns,
     uses_defaults: bool,
 }
+
+/// Set by an UPDATE, given by an INSERT; `None`: any.
+type Columns = Option<Vec<Arc<str>>>;
 
 /// Bits of `tgtype`.
 const TRIGGER_INSERT: u16 = 4;
@@ -139,7 +142,7 @@ impl<'c> Reader<'c> {
     }
 
     fn writes(&mut self, mut todo: Vec<Write>) {
-        let mut seen: Vec<(u32, Effect, Option<Vec<Arc<str>>>)> = Vec::new();
+        let mut seen: Vec<(u32, Effect, Columns)> = Vec::new();
         while let Some(write) = todo.pop() {
             let Some(relation) = self.catalog.relations.get(&write.oid) else { continue };
             self.spend(1 + seen.len());
