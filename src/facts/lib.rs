@@ -2,4 +2,6 @@
 //!
 //! Each protocol is a module. No socket, no thread, no clock.
 
+#![deny(unsafe_code)]
+
 pub mod postgres;

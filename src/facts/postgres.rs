@@ -188,10 +188,9 @@ impl Overlay {
 impl Touched {
     fn add(&mut self, other: &Touched) {
         self.everything |= other.everything;
-        for (mine, theirs) in [
-            (&mut self.names, &other.names),
-            (&mut self.temporary_tables, &other.temporary_tables),
-        ] {
+        for (mine, theirs) in
+            [(&mut self.names, &other.names), (&mut self.temporary_tables, &other.temporary_tables)]
+        {
             for name in theirs {
                 if !mine.contains(name) {
                     mine.push(name.clone());

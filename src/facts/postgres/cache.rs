@@ -132,4 +132,3 @@ impl Entry {
         ENTRY_BYTES + self.text.len() + reasons + pairs * PAIR_BYTES
     }
 }
-

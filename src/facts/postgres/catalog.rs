@@ -103,7 +103,8 @@ pub(super) struct Function {
     pub arguments: u16,
     pub defaults: u16,
     pub variadic: bool,
-    pub first_argument: u32,
+    /// Types of the input arguments.
+    pub types: Box<[u32]>,
     pub result: u32,
     /// PostgreSQL's own: in pg_catalog, with an OID that initdb gave.
     pub built_in: bool,
@@ -113,6 +114,9 @@ pub(super) struct Function {
 pub(super) struct Operator {
     pub schema: Arc<str>,
     pub function: u32,
+    /// 0 for none.
+    pub left: u32,
+    pub right: u32,
 }
 
 /// A cast whose function is not PostgreSQL's own.
@@ -310,7 +314,7 @@ impl Catalog {
         for row in source.rows(Answer::Functions) {
             let Some(schema) = schemas.get(&number(row, 1)?) else { continue };
             let (oid, name): (u32, Arc<str>) = (number(row, 0)?, text(row, 2)?.into());
-            let first = text(row, 8)?.split_ascii_whitespace().next().unwrap_or("0");
+            let types = text(row, 8)?.split_ascii_whitespace().map(|oid| oid.parse().unwrap_or(0));
             let function = Function {
                 schema: schema.clone(),
                 name: name.clone(),
@@ -319,7 +323,7 @@ impl Catalog {
                 arguments: number(row, 5)?,
                 defaults: number(row, 6)?,
                 variadic: text(row, 7)? == "true",
-                first_argument: first.parse().unwrap_or(0),
+                types: types.collect(),
                 result: number(row, 9)?,
                 built_in: oid < FIRST_NORMAL_OID && &**schema == "pg_catalog",
             };
@@ -327,8 +331,10 @@ impl Catalog {
             self.functions_by_name.entry(name).or_default().push(oid);
         }
         for row in source.rows(Answer::Operators) {
-            let function = row.get(2).and_then(Option::as_deref).and_then(|oid| oid.parse().ok()).unwrap_or(0);
-            let operator = Operator { schema: text(row, 0)?.into(), function };
+            let function =
+                row.get(2).and_then(Option::as_deref).and_then(|oid| oid.parse().ok()).unwrap_or(0);
+            let (schema, left, right) = (text(row, 0)?.into(), number(row, 3)?, number(row, 4)?);
+            let operator = Operator { schema, function, left, right };
             self.operators.entry(text(row, 1)?.into()).or_default().push(operator);
         }
         for row in source.rows(Answer::Casts) {

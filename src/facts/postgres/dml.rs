@@ -6,7 +6,9 @@ use super::walk::{Reader, Scope, Walk};
 use lockgate_policy_dsl::Effect;
 use pg_raw_parse::Node;
 use pg_raw_parse::list::NodeList;
-use pg_raw_parse::nodes::{ColumnRef, DeleteStmt, InsertStmt, MergeStmt, OnConflictClause, RangeVar, UpdateStmt};
+use pg_raw_parse::nodes::{
+    ColumnRef, DeleteStmt, InsertStmt, MergeStmt, OnConflictClause, RangeVar, UpdateStmt,
+};
 use pg_raw_parse::raw::{CmdType, OnConflictAction};
 
 impl<'c> Reader<'c> {
@@ -129,7 +131,9 @@ impl<'c> Reader<'c> {
         let first = first.sval().unwrap_or_default();
         if qualified {
             // `schema.table.column` names the target by its schema; OLD and NEW of RETURNING are the target's.
-            return first == name || matches!(first, "old" | "new") || target.name.schemaname() == Some(first)
+            return first == name
+                || matches!(first, "old" | "new")
+                || target.name.schemaname() == Some(first)
                 || alias.is_none() && self.find(target.name).schema() == Some(first);
         }
         let relation = self.find(target.name);
@@ -138,7 +142,7 @@ impl<'c> Reader<'c> {
 }
 
 /// The columns that an INSERT gives values for, as far as they can be told; `None`: not all can.
-fn given_columns<'t>(insert: &'t InsertStmt) -> Option<Vec<&'t str>> {
+fn given_columns(insert: &InsertStmt) -> Option<Vec<&str>> {
     let listed: Vec<&str> = insert.cols().iter().filter_map(target_name).collect();
     let Node::SelectStmt(source) = insert.select_stmt() else { return Some(Vec::new()) };
     let has_default = source.values_lists().iter().any(|row| match row {

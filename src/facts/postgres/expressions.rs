@@ -177,33 +177,29 @@ impl<'c> Reader<'c> {
             self.out.add(Effect::Call, unresolved(name));
             return self.out.unknown(format!("this session changed what the operator {name} means"));
         }
-        let mut found = false;
-        let all = self.catalog.operators.get(name).map(Vec::as_slice).unwrap_or_default();
-        for operator in all {
-            let seen = match schema {
-                Some(schema) => &*operator.schema == schema,
-                None => self.names.sees(&operator.schema).unwrap_or(true),
-            };
-            if !seen {
-                continue;
-            }
-            found = true;
+        let found = self.names.operators(self.catalog, schema, name);
+        if found.is_empty() {
+            self.out.add(Effect::Call, unresolved(name));
+        }
+        for operator in found {
             match self.catalog.functions.get(&operator.function) {
                 Some(function) if function.built_in => {}
                 Some(function) => self.call(function, None),
                 None => self.out.unknown(format!("the function of the operator {name} is not known")),
             }
         }
-        if !found {
-            self.out.add(Effect::Call, unresolved(name));
-        }
     }
 
     pub(super) fn cast(&mut self, cast: &TypeCast) {
+        self.casts_to(cast.type_name());
+    }
+
+    /// Notes a type that something is cast to.
+    pub(super) fn casts_to(&mut self, target: Option<&TypeName>) {
         if self.catalog.casts.is_empty() {
             return;
         }
-        let parts: Vec<&str> = cast.type_name().map(|name| strings(nodes(name.names())).collect()).unwrap_or_default();
+        let parts: Vec<&str> = target.map(|name| strings(nodes(name.names())).collect()).unwrap_or_default();
         if let Some((schema, name)) = split(&parts) {
             let found = self.types(schema, name);
             self.cast_targets.extend(found);
@@ -312,8 +308,9 @@ impl<'c> Reader<'c> {
     fn row_function_named(&mut self, name: &str) {
         let found = self.names.functions(self.catalog, None, name, Some(1));
         for function in found {
-            let takes_row = ROW_PSEUDO_TYPES.contains(&function.first_argument)
-                || self.catalog.types.get(&function.first_argument).is_some_and(|one| one.kind == 'c');
+            let first = function.types.first().copied().unwrap_or(0);
+            let takes_row = ROW_PSEUDO_TYPES.contains(&first)
+                || self.catalog.types.get(&first).is_some_and(|one| one.kind == 'c');
             if takes_row && !function.built_in {
                 self.call(function, None);
             }
@@ -341,7 +338,8 @@ impl<'c> Reader<'c> {
         found.into_iter().for_each(|function| self.call(function, None));
     }
 
-    fn is_column(&self, name: &str) -> bool {
+    fn is_column(&mut self, name: &str) -> bool {
+        self.spend(self.catalog.relations.len());
         self.catalog.relations.values().any(|relation| relation.column(name).is_some())
     }
 
@@ -349,7 +347,9 @@ impl<'c> Reader<'c> {
     /// they call what somebody made under that name.
     pub(super) fn version_differences(&mut self, node: Node<'_>) {
         let (since, what) = match node {
-            Node::JsonFuncExpr(_) | Node::JsonTable(_) => (17, "JSON_VALUE, JSON_QUERY, JSON_EXISTS or JSON_TABLE"),
+            Node::JsonFuncExpr(_) | Node::JsonTable(_) => {
+                (17, "JSON_VALUE, JSON_QUERY, JSON_EXISTS or JSON_TABLE")
+            }
             Node::JsonParseExpr(_) | Node::JsonScalarExpr(_) | Node::JsonSerializeExpr(_) => {
                 (17, "JSON, JSON_SCALAR or JSON_SERIALIZE")
             }
@@ -359,12 +359,16 @@ impl<'c> Reader<'c> {
             | Node::JsonArrayQueryConstructor(_)
             | Node::JsonObjectAgg(_)
             | Node::JsonArrayAgg(_)
-            | Node::JsonIsPredicate(_) => (16, "JSON_OBJECT, JSON_ARRAY, JSON_OBJECTAGG, JSON_ARRAYAGG or IS JSON"),
+            | Node::JsonIsPredicate(_) => {
+                (16, "JSON_OBJECT, JSON_ARRAY, JSON_OBJECTAGG, JSON_ARRAYAGG or IS JSON")
+            }
             _ => return,
         };
         if self.catalog.server_version < since {
             let version = self.catalog.server_version;
-            self.out.unknown(format!("{what} means something else before PostgreSQL {since}, and the target is {version}"));
+            self.out.unknown(format!(
+                "{what} means something else before PostgreSQL {since}, and the target is {version}"
+            ));
         }
     }
 
@@ -397,7 +401,10 @@ pub(super) fn constant(node: Node<'_>) -> Option<String> {
         match node {
             Node::TypeCast(cast) => {
                 let parts: Vec<&str> = strings(nodes(cast.type_name()?.names())).collect();
-                let plain = matches!(parts.last(), Some(&("text" | "regclass" | "varchar" | "name" | "oid" | "int4" | "int8")));
+                let plain = matches!(
+                    parts.last(),
+                    Some(&("text" | "regclass" | "varchar" | "name" | "oid" | "int4" | "int8"))
+                );
                 if !plain || !cast.type_name()?.typmods().is_empty() {
                     return None;
                 }

@@ -1,6 +1,6 @@
 //! What a name means: search paths, temporary objects, and the catalog they lead to.
 
-use super::catalog::{Catalog, Function, Relation};
+use super::catalog::{Catalog, Function, Operator, Relation};
 use super::{Overlay, Reading, SearchPath};
 use std::sync::Arc;
 
@@ -82,12 +82,7 @@ impl Names {
         Names { path: Some(vec!["pg_catalog".into()]), creation: None, overlay: Overlay::default() }
     }
 
-    pub(super) fn relation<'a>(
-        &self,
-        catalog: &'a Catalog,
-        schema: Option<&str>,
-        name: &str,
-    ) -> Named<'a> {
+    pub(super) fn relation<'a>(&self, catalog: &'a Catalog, schema: Option<&str>, name: &str) -> Named<'a> {
         if let Some(schema) = schema {
             return match () {
                 () if is_temporary(schema) && self.overlay.is_temporary_table(name) => Named::Temporary(None),
@@ -142,7 +137,51 @@ impl Names {
             None => self.sees(&function.schema).unwrap_or(true),
         };
         let fits = |function: &&Function| arguments.is_none_or(|given| function.takes(given));
-        catalog.functions_named(name).filter(seen).filter(fits).collect()
+        let mut found: Vec<&Function> = catalog.functions_named(name).filter(seen).filter(fits).collect();
+        self.hide(&mut found, schema, |one| &one.schema, |one, other| one.types == other.types);
+        found
+    }
+
+    /// The operators that this spelling may mean.
+    pub(super) fn operators<'a>(
+        &self,
+        catalog: &'a Catalog,
+        schema: Option<&str>,
+        name: &str,
+    ) -> Vec<&'a Operator> {
+        let all = catalog.operators.get(name).map(Vec::as_slice).unwrap_or_default();
+        let seen = |operator: &&Operator| match schema {
+            Some(schema) => &*operator.schema == schema,
+            None => self.sees(&operator.schema).unwrap_or(true),
+        };
+        let mut found: Vec<&Operator> = all.iter().filter(seen).collect();
+        let same = |one: &Operator, other: &Operator| one.left == other.left && one.right == other.right;
+        self.hide(&mut found, schema, |one| &one.schema, same);
+        found
+    }
+
+    /// Of several with the very same argument types only the first on the path is seen.
+    fn hide<T>(
+        &self,
+        found: &mut Vec<&T>,
+        schema: Option<&str>,
+        schema_of: impl Fn(&T) -> &Arc<str>,
+        same: impl Fn(&T, &T) -> bool,
+    ) {
+        let (Some(path), None) = (&self.path, schema) else { return };
+        let Some(first) = found.first().map(|one| schema_of(one).clone()) else { return };
+        if found.iter().all(|one| *schema_of(one) == first) {
+            return;
+        }
+        let place = |one: &T| path.iter().position(|name| name == schema_of(one));
+        found.sort_by_key(|one| place(one));
+        let mut kept: Vec<&T> = Vec::with_capacity(found.len());
+        for one in found.drain(..) {
+            if !kept.iter().any(|other| same(one, other)) {
+                kept.push(one);
+            }
+        }
+        *found = kept;
     }
 }
 

@@ -1,11 +1,11 @@
 //! What a DROP, COMMENT, ALTER … OWNER and the like name: objects by their kind.
 
+use super::Touched;
 use super::effects::{kind, named, qualified, unresolved};
 use super::expressions::split;
 use super::names::{Named, is_temporary};
 use super::tree::{nodes, strings};
 use super::walk::Reader;
-use super::Touched;
 use lockgate_policy_dsl::{Effect, Object};
 use pg_raw_parse::Node;
 use pg_raw_parse::list::NodeList;
@@ -24,7 +24,11 @@ impl<'c> Reader<'c> {
             | T::OBJECT_SEQUENCE
             | T::OBJECT_FOREIGN_TABLE
             | T::OBJECT_INDEX => self.relation_object(effect, object),
-            T::OBJECT_FUNCTION | T::OBJECT_PROCEDURE | T::OBJECT_ROUTINE | T::OBJECT_AGGREGATE | T::OBJECT_OPERATOR => {
+            T::OBJECT_FUNCTION
+            | T::OBJECT_PROCEDURE
+            | T::OBJECT_ROUTINE
+            | T::OBJECT_AGGREGATE
+            | T::OBJECT_OPERATOR => {
                 self.function_object(effect, object);
             }
             T::OBJECT_TYPE | T::OBJECT_DOMAIN => self.type_object(effect, object),
@@ -38,7 +42,11 @@ impl<'c> Reader<'c> {
             // The access method stands before the name.
             T::OBJECT_OPCLASS | T::OBJECT_OPFAMILY => self.plain_object(effect, list_of(object), 1),
             // `table.part`: a change of the table.
-            T::OBJECT_TRIGGER | T::OBJECT_RULE | T::OBJECT_POLICY | T::OBJECT_TABCONSTRAINT | T::OBJECT_COLUMN => {
+            T::OBJECT_TRIGGER
+            | T::OBJECT_RULE
+            | T::OBJECT_POLICY
+            | T::OBJECT_TABCONSTRAINT
+            | T::OBJECT_COLUMN => {
                 self.part_of_relation(list_of(object));
             }
             T::OBJECT_DOMCONSTRAINT | T::OBJECT_TRANSFORM => {
@@ -83,11 +91,11 @@ impl<'c> Reader<'c> {
     pub(super) fn relation_effect(&mut self, effect: Effect, schema: Option<&str>, name: &str) {
         let found = self.names.relation(self.catalog, schema, name);
         self.effect_on(effect, &found, name, false);
-        if let Named::Relation(relation) = found {
-            if let Some(table) = self.catalog.relations.get(&relation.table) {
-                self.effect(Effect::Alter, table, false);
-                self.touch_name(&table.name);
-            }
+        if let Named::Relation(relation) = found
+            && let Some(table) = self.catalog.relations.get(&relation.table)
+        {
+            self.effect(Effect::Alter, table, false);
+            self.touch_name(&table.name);
         }
         self.touch_name(name);
     }
@@ -95,7 +103,9 @@ impl<'c> Reader<'c> {
     pub(super) fn alter_relation(&mut self, name: &RangeVar) {
         let relname = name.relname().unwrap_or_default();
         match name.catalogname() {
-            Some(database) if database != &*self.catalog.database => self.out.add(Effect::Alter, unresolved(relname)),
+            Some(database) if database != &*self.catalog.database => {
+                self.out.add(Effect::Alter, unresolved(relname))
+            }
             _ => self.relation_effect(Effect::Alter, name.schemaname(), relname),
         }
     }
@@ -122,7 +132,8 @@ impl<'c> Reader<'c> {
         let operators = self.catalog.operators.get(name).map(Vec::as_slice).unwrap_or_default();
         let seen = operators.iter().filter(|one| schema.is_none_or(|schema| *one.schema == *schema));
         let seen = seen.filter(|one| schema.is_some() || self.names.sees(&one.schema) == Some(true));
-        let mut schemas: Vec<Arc<str>> = schemas.into_iter().chain(seen.map(|one| one.schema.clone())).collect();
+        let mut schemas: Vec<Arc<str>> =
+            schemas.into_iter().chain(seen.map(|one| one.schema.clone())).collect();
         schemas.dedup();
         if schemas.is_empty() {
             self.out.add(effect, unresolved(name));
@@ -146,7 +157,8 @@ impl<'c> Reader<'c> {
             None => self.names.sees(one) == Some(true),
         };
         let found = self.catalog.types_named(name).find(|(_, one)| seen(&one.schema));
-        let object = found.map_or_else(|| unresolved(name), |(_, one)| qualified(&one.schema, &Arc::from(name)));
+        let object =
+            found.map_or_else(|| unresolved(name), |(_, one)| qualified(&one.schema, &Arc::from(name)));
         self.out.add(effect, object);
         self.touch_everything();
     }

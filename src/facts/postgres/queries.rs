@@ -80,7 +80,7 @@ pub(super) const QUERIES: &[CatalogQuery] = &[
     },
     CatalogQuery {
         name: "operators",
-        sql: "SELECT n.nspname::text, o.oprname::text, p.oid::text FROM pg_operator o \
+        sql: "SELECT n.nspname::text, o.oprname::text, p.oid::text, o.oprleft::text, o.oprright::text FROM pg_operator o \
               JOIN pg_namespace n ON n.oid = o.oprnamespace LEFT JOIN pg_proc p ON p.oid = o.oprcode",
     },
     // `I/O` and binary casts call nothing of the user's.

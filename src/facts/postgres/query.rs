@@ -62,7 +62,13 @@ impl<'c> Reader<'c> {
     }
 
     /// FOR UPDATE and its kin lock the tables that they name, or all of this FROM; CTEs are left alone.
-    fn locking<'t>(&mut self, walk: &Walk<'t>, select: &'t SelectStmt, clause: &'t LockingClause, scope: Scope) {
+    fn locking<'t>(
+        &mut self,
+        walk: &Walk<'t>,
+        select: &'t SelectStmt,
+        clause: &'t LockingClause,
+        scope: Scope,
+    ) {
         let mut names = Vec::new();
         for name in clause.locked_rels() {
             match name {
@@ -73,6 +79,10 @@ impl<'c> Reader<'c> {
         let all = names.is_empty();
         let mut items: Vec<(Node<'t>, bool)> = select.from_clause().iter().map(|item| (item, all)).collect();
         while let Some((item, all)) = items.pop() {
+            self.spend(1 + names.len());
+            if self.is_spent() {
+                return;
+            }
             let chosen = |alias: Option<&str>| all || alias.is_some_and(|alias| names.contains(&alias));
             match item {
                 Node::RangeVar(name) => {

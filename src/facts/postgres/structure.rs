@@ -1,19 +1,20 @@
 //! DDL: what is made, altered, dropped, granted, and what of it is evaluated at once.
 
+use super::Touched;
+use super::catalog::Relation;
 use super::effects::{kind, named, unresolved, word};
 use super::names::Named;
+use super::names::Names;
 use super::objects::kind_name;
 use super::tree::{nodes, option, strings, type_name};
 use super::walk::{Reader, Walk};
-use super::Touched;
-use super::names::Names;
 use lockgate_policy_dsl::{Effect, Object};
 use pg_raw_parse::Node;
 use pg_raw_parse::list::NodeList;
 use pg_raw_parse::nodes::{
-    AlterDefaultPrivilegesStmt, AlterTableCmd, AlterTableStmt, Constraint, CreateFunctionStmt, CreateSchemaStmt,
-    CreateStmt, CreateTableAsStmt, DefineStmt, DropStmt, GrantRoleStmt, GrantStmt, IndexStmt, IntoClause, RangeVar,
-    RenameStmt,
+    AlterDefaultPrivilegesStmt, AlterTableCmd, AlterTableStmt, Constraint, CreateFunctionStmt,
+    CreateSchemaStmt, CreateStmt, CreateTableAsStmt, DefineStmt, DropStmt, GrantRoleStmt, GrantStmt,
+    IndexStmt, IntoClause, RangeVar, RenameStmt,
 };
 use pg_raw_parse::raw::{AlterTableType, ConstrType, DropBehavior, GrantTargetType, ObjectType};
 use std::sync::Arc;
@@ -48,7 +49,9 @@ impl<'c> Reader<'c> {
             Node::AlterDefaultPrivilegesStmt(alter) => self.default_privileges(alter),
             Node::CommentStmt(comment) => self.object(Effect::Alter, comment.objtype, comment.object()),
             Node::SecLabelStmt(label) => self.object(Effect::Alter, label.objtype, label.object()),
-            Node::AlterOwnerStmt(alter) => self.alter_any(alter.object_type, alter.relation(), alter.object()),
+            Node::AlterOwnerStmt(alter) => {
+                self.alter_any(alter.object_type, alter.relation(), alter.object())
+            }
             Node::AlterObjectDependsStmt(alter) => {
                 self.alter_any(alter.object_type, alter.relation(), alter.object());
             }
@@ -71,11 +74,15 @@ impl<'c> Reader<'c> {
                 self.each_name(nodes(create.relations()), |reader, name| reader.alter_relation(name));
             }
             Node::AlterStatsStmt(alter) => self.plain_object(Effect::Alter, Some(nodes(alter.defnames())), 0),
-            Node::AlterFunctionStmt(alter) => self.object(Effect::Alter, alter.objtype, Node::from(alter.func())),
+            Node::AlterFunctionStmt(alter) => {
+                self.object(Effect::Alter, alter.objtype, Node::from(alter.func()))
+            }
             Node::AlterOperatorStmt(alter) => {
                 self.object(Effect::Alter, ObjectType::OBJECT_OPERATOR, Node::from(alter.opername()));
             }
-            Node::AlterEnumStmt(alter) => self.type_object(Effect::Alter, Node::NodeList(nodes(alter.type_name()))),
+            Node::AlterEnumStmt(alter) => {
+                self.type_object(Effect::Alter, Node::NodeList(nodes(alter.type_name())))
+            }
             Node::AlterTypeStmt(alter) => self.type_object(Effect::Alter, Node::NodeList(alter.type_name())),
             Node::AlterDomainStmt(alter) => {
                 walk.push(alter.def(), Walk::ROOT);
@@ -83,9 +90,15 @@ impl<'c> Reader<'c> {
                 self.type_object(Effect::Alter, Node::NodeList(alter.type_name()));
             }
             Node::AlterCollationStmt(alter) => self.plain_object(Effect::Alter, Some(alter.collname()), 0),
-            Node::AlterTSDictionaryStmt(alter) => self.plain_object(Effect::Alter, Some(nodes(alter.dictname())), 0),
-            Node::AlterTSConfigurationStmt(alter) => self.plain_object(Effect::Alter, Some(nodes(alter.cfgname())), 0),
-            Node::CreateConversionStmt(create) => self.plain_object(Effect::Create, Some(create.conversion_name()), 0),
+            Node::AlterTSDictionaryStmt(alter) => {
+                self.plain_object(Effect::Alter, Some(nodes(alter.dictname())), 0)
+            }
+            Node::AlterTSConfigurationStmt(alter) => {
+                self.plain_object(Effect::Alter, Some(nodes(alter.cfgname())), 0)
+            }
+            Node::CreateConversionStmt(create) => {
+                self.plain_object(Effect::Create, Some(create.conversion_name()), 0)
+            }
             Node::CreateOpClassStmt(create) => self.create_type(nodes(create.opclassname())),
             Node::CreateOpFamilyStmt(create) => self.create_type(nodes(create.opfamilyname())),
             Node::AlterOpFamilyStmt(alter) => {
@@ -154,7 +167,9 @@ impl<'c> Reader<'c> {
         let everything = named("*", "*");
         match statement {
             Node::DropOwnedStmt(_) => self.out.add(Effect::Drop, everything),
-            Node::ReassignOwnedStmt(_) | Node::AlterTableMoveAllStmt(_) => self.out.add(Effect::Alter, everything),
+            Node::ReassignOwnedStmt(_) | Node::AlterTableMoveAllStmt(_) => {
+                self.out.add(Effect::Alter, everything)
+            }
             Node::CreateSubscriptionStmt(create) => {
                 self.out.add(Effect::Create, kind("subscription", create.subname().unwrap_or("*")));
             }
@@ -236,9 +251,7 @@ impl<'c> Reader<'c> {
             return self.out.unknown("a constraint that the gateway does not read");
         };
         if constraint.contype == ConstrType::CONSTR_FOREIGN {
-            if let Some(name) = constraint.pktable() {
-                self.alter_relation(name);
-            }
+            self.alter_name(constraint.pktable());
         }
         if let Some(walk) = walk {
             self.evaluated_constraint(walk, constraint);
@@ -376,7 +389,12 @@ impl<'c> Reader<'c> {
         }
     }
 
-    fn alter_table_command<'t>(&mut self, walk: &mut Walk<'t>, command: &'t AlterTableCmd, table: &Named<'c>) {
+    fn alter_table_command<'t>(
+        &mut self,
+        walk: &mut Walk<'t>,
+        command: &'t AlterTableCmd,
+        table: &Named<'c>,
+    ) {
         use AlterTableType as T;
         self.cascades(command.behavior);
         match (command.subtype, command.def()) {
@@ -385,7 +403,6 @@ impl<'c> Reader<'c> {
             (_, Node::ColumnDef(column)) => {
                 walk.push(column.type_name(), Walk::ROOT);
                 walk.push(column.raw_default(), Walk::ROOT);
-                self.added_type(column.type_name());
                 column.constraints().iter().for_each(|one| self.constraint(Some(walk), one));
             }
             (_, constraint @ Node::Constraint(_)) => self.constraint(Some(walk), constraint),
@@ -411,16 +428,18 @@ impl<'c> Reader<'c> {
                 | T::AT_DropExpression
         );
         if let (true, Named::Relation(relation)) = (rewrites, table) {
+            self.retyped(command, relation);
             self.stored_expressions(relation, &['c', 'g', 'i', 'u', 'p']);
         }
     }
 
-    /// Values of a table that is rewritten may be cast to the new type by assignment.
-    fn added_type(&mut self, name: Option<&pg_raw_parse::nodes::TypeName>) {
-        if let (Some(name), false) = (name, self.catalog.casts.is_empty()) {
-            if strings(nodes(name.names())).count() == 1 {
-                self.out.unknown("a cast of the user's may be called for every row");
-            }
+    /// ALTER COLUMN TYPE casts every value by assignment.
+    fn retyped(&mut self, command: &AlterTableCmd, relation: &Relation) {
+        if let (AlterTableType::AT_AlterColumnType, Node::ColumnDef(column)) =
+            (command.subtype, command.def())
+        {
+            relation.columns.iter().for_each(|column| self.put_in_play(column.type_oid));
+            self.casts_to(column.type_name());
         }
     }
 
@@ -428,7 +447,8 @@ impl<'c> Reader<'c> {
         let cascade = drop.behavior == DropBehavior::DROP_CASCADE;
         for object in drop.objects() {
             self.object(Effect::Drop, drop.remove_type, object);
-            if let (ObjectType::OBJECT_SCHEMA, Node::String(name), true) = (drop.remove_type, object, cascade) {
+            if let (ObjectType::OBJECT_SCHEMA, Node::String(name), true) = (drop.remove_type, object, cascade)
+            {
                 self.out.add(Effect::Drop, named(name.sval().unwrap_or("*"), "*"));
             }
         }
@@ -473,7 +493,8 @@ impl<'c> Reader<'c> {
                 if let Some(what) = what {
                     self.out.add(Effect::Create, kind(what, new));
                 } else if !part {
-                    let schemas: Vec<Arc<str>> = self.out.objects(Effect::Alter).filter_map(schema_of).collect();
+                    let schemas: Vec<Arc<str>> =
+                        self.out.objects(Effect::Alter).filter_map(schema_of).collect();
                     schemas.iter().for_each(|schema| self.out.add(Effect::Create, named(schema, new)));
                 }
                 self.touch_everything();

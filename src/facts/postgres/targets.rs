@@ -34,9 +34,12 @@ struct Write {
     oid: u32,
     effect: Effect,
     unbounded: bool,
-    columns: Option<Vec<Arc<str>>>,
+    columns: Columns,
     uses_defaults: bool,
 }
+
+/// Set by an UPDATE, given by an INSERT; `None`: any.
+type Columns = Option<Vec<Arc<str>>>;
 
 /// Bits of `tgtype`.
 const TRIGGER_INSERT: u16 = 4;
@@ -71,7 +74,10 @@ impl<'c> Reader<'c> {
             oid: relation.oid,
             effect: verb.effect,
             unbounded: verb.unbounded,
-            columns: verb.columns.as_ref().map(|columns| columns.iter().map(|name| Arc::from(*name)).collect()),
+            columns: verb
+                .columns
+                .as_ref()
+                .map(|columns| columns.iter().map(|name| Arc::from(*name)).collect()),
             uses_defaults: target.uses_defaults,
         });
         self.writes(writes.collect());
@@ -136,7 +142,7 @@ impl<'c> Reader<'c> {
     }
 
     fn writes(&mut self, mut todo: Vec<Write>) {
-        let mut seen: Vec<(u32, Effect, Option<Vec<Arc<str>>>)> = Vec::new();
+        let mut seen: Vec<(u32, Effect, Columns)> = Vec::new();
         while let Some(write) = todo.pop() {
             let Some(relation) = self.catalog.relations.get(&write.oid) else { continue };
             self.spend(1 + seen.len());
@@ -161,7 +167,8 @@ impl<'c> Reader<'c> {
             _ => '4',
         };
         for (_, rule) in relation.rules.iter().filter(|(on, _)| *on == event) {
-            self.out.unknown(format!("rule {rule} on {}.{} adds to the command", relation.schema, relation.name));
+            self.out
+                .unknown(format!("rule {rule} on {}.{} adds to the command", relation.schema, relation.name));
         }
     }
 
@@ -194,7 +201,7 @@ impl<'c> Reader<'c> {
                 };
                 self.effect(write.effect, base, write.unbounded);
                 let columns = None;
-                todo.push(Write { oid: base.oid, columns, uses_defaults: true, ..*write });
+                todo.push(Write { oid: base.oid, columns, ..*write });
             }
         }
     }
@@ -236,7 +243,8 @@ impl<'c> Reader<'c> {
     /// Reads the stored expressions of some kinds, of the relation and of its partitions and children.
     pub(super) fn stored_expressions(&mut self, relation: &'c Relation, kinds: &[char]) {
         for member in self.family(relation) {
-            for expression in member.expressions.iter().filter(|expression| kinds.contains(&expression.kind)) {
+            for expression in member.expressions.iter().filter(|expression| kinds.contains(&expression.kind))
+            {
                 match expression.kind {
                     'u' => self.index_calls(member),
                     _ => self.table_expression(member, expression),
@@ -261,10 +269,11 @@ impl<'c> Reader<'c> {
             return;
         }
         for expression in relation.expressions.iter() {
-            let given = || match (&write.columns, relation.columns.iter().find(|c| c.number == expression.column)) {
-                (Some(columns), Some(column)) => columns.contains(&column.name),
-                _ => false,
-            };
+            let given =
+                || match (&write.columns, relation.columns.iter().find(|c| c.number == expression.column)) {
+                    (Some(columns), Some(column)) => columns.contains(&column.name),
+                    _ => false,
+                };
             let evaluated = match expression.kind {
                 'd' if write.effect == Effect::Insert => !given(),
                 'd' => write.uses_defaults,
@@ -285,7 +294,9 @@ impl<'c> Reader<'c> {
     }
 
     fn table_expression(&mut self, relation: &Relation, expression: &Expression) {
-        self.expand_later(&expression.text, || format!("an expression of {}.{}", relation.schema, relation.name));
+        self.expand_later(&expression.text, || {
+            format!("an expression of {}.{}", relation.schema, relation.name)
+        });
     }
 
     fn foreign_keys(&mut self, relation: &'c Relation, write: &Write, todo: &mut Vec<Write>) {
@@ -293,8 +304,14 @@ impl<'c> Reader<'c> {
             let effect = match (write.effect, key.on_delete, key.on_update) {
                 (Effect::Delete, 'c', _) => Effect::Delete,
                 (Effect::Delete, 'n' | 'd', _) => Effect::Update,
-                (Effect::Update, _, 'c' | 'n' | 'd') if updates(relation, write, &key.to_columns) => Effect::Update,
+                (Effect::Update, _, 'c' | 'n' | 'd') if updates(relation, write, &key.to_columns) => {
+                    Effect::Update
+                }
                 _ => continue,
+            };
+            let uses_defaults = match write.effect {
+                Effect::Delete => key.on_delete == 'd',
+                _ => key.on_update == 'd',
             };
             let Some(from) = self.catalog.relations.get(&key.from) else {
                 self.out.unknown("a foreign key from a table that is not known");
@@ -305,7 +322,7 @@ impl<'c> Reader<'c> {
             self.reads(from);
             let names = from.columns.iter().filter(|column| key.from_columns.contains(&column.number));
             let columns = Some(names.map(|column| column.name.clone()).collect());
-            todo.push(Write { oid: from.oid, effect, unbounded: false, columns, uses_defaults: true });
+            todo.push(Write { oid: from.oid, effect, unbounded: false, columns, uses_defaults });
         }
     }
 }

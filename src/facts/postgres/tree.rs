@@ -5,6 +5,8 @@
 //! also typed by a guess at C comments and panic on what PostgreSQL really puts there; [`nodes`] reads any list as
 //! what it holds.
 
+#![expect(unsafe_code, reason = "the parser is C")]
+
 use pg_raw_parse::list::{CastNodeList, NodeList};
 use pg_raw_parse::{Node, nodes, raw};
 use std::ffi::{CStr, CString};

@@ -1,15 +1,15 @@
 //! Utility statements: everything that is not SELECT, INSERT, UPDATE, DELETE or MERGE and makes no object.
 
+use super::Change;
 use super::effects::{named, word};
 use super::names::Named;
 use super::tree::{nodes, option, strings};
 use super::walk::{Reader, Walk};
-use super::Change;
 use lockgate_policy_dsl::{Effect, Object};
 use pg_raw_parse::Node;
 use pg_raw_parse::nodes::{
-    ClusterStmt, CopyStmt, DeclareCursorStmt, DefElem, ExecuteStmt, ExplainStmt, PrepareStmt, RangeVar, ReindexStmt,
-    TransactionStmt, TruncateStmt, VacuumStmt,
+    ClusterStmt, CopyStmt, DeclareCursorStmt, DefElem, ExecuteStmt, ExplainStmt, PrepareStmt, RangeVar,
+    ReindexStmt, TransactionStmt, TruncateStmt, VacuumStmt,
 };
 use pg_raw_parse::raw::{DropBehavior, ReindexObjectType, TransactionStmtKind};
 use std::rc::Rc;
@@ -49,7 +49,9 @@ impl<'c> Reader<'c> {
             Node::NotifyStmt(statement) => {
                 self.out.add(Effect::Notify, word(statement.conditionname().unwrap_or("*")));
             }
-            Node::LockStmt(statement) => self.each_name(statement.relations(), |reader, name| reader.lock(name)),
+            Node::LockStmt(statement) => {
+                self.each_name(statement.relations(), |reader, name| reader.lock(name))
+            }
             Node::TruncateStmt(statement) => self.truncate(statement),
             Node::VacuumStmt(statement) => self.vacuum(statement),
             Node::ClusterStmt(statement) => self.cluster(statement),
@@ -73,7 +75,10 @@ impl<'c> Reader<'c> {
     fn transaction(&mut self, statement: &TransactionStmt) {
         use TransactionStmtKind as K;
         self.out.add(Effect::Transaction, Object::None);
-        if matches!(statement.kind, K::TRANS_STMT_ROLLBACK | K::TRANS_STMT_ROLLBACK_TO | K::TRANS_STMT_ROLLBACK_PREPARED) {
+        if matches!(
+            statement.kind,
+            K::TRANS_STMT_ROLLBACK | K::TRANS_STMT_ROLLBACK_TO | K::TRANS_STMT_ROLLBACK_PREPARED
+        ) {
             self.changes.push(Change::Rollback);
         }
     }
