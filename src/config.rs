@@ -419,3 +419,7 @@ fn warn_of_nobodies(top: &Section<'_>, users: &[UserSetup], targets: &[TargetSet
         top.warning("user", "there is none: nobody can connect");
     }
 }
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -18,7 +18,8 @@ pub struct Snapshot {
     pub users: HashMap<String, Admission>,
     /// Targets by the name that clients use as their database.
     pub targets: HashMap<String, Destination>,
-    /// What stands between a user and a target; a pair that is missing may not connect.
+    /// What stands between a user and a target; a pair that is missing may not connect. There is none for a target whose
+    /// catalog is not known: nothing could be masked by it.
     pub standings: HashMap<(String, String), Arc<Standing>>,
     /// Verifiers for names that do not exist are derived from this, so that they look the same every time.
     pub decoy_key: [u8; 32],
@@ -93,7 +94,10 @@ impl Snapshot {
         })?;
         let standing =
             self.standings.get(&(identity.name.clone(), database.to_owned())).ok_or_else(|| {
-                format!("no policy lets \"{}\" connect to target \"{database}\"", identity.name)
+                format!(
+                    "\"{}\" may not connect to target \"{database}\": no policy lets it, or the target's catalog could not be read yet (the gateway's /readyz tells)",
+                    identity.name
+                )
             })?;
         Ok(Grant {
             identity: Arc::clone(identity),

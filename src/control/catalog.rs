@@ -25,6 +25,28 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Most bytes of one catalog's rows: some hundred thousand relations.
 const CATALOG_BYTES_MAX: usize = 512 << 20;
 
+/// Every column's name: mask rules may have patterns in theirs.
+const COLUMNS: &str = "SELECT n.nspname::text, c.relname::text, a.attname::text FROM pg_catalog.pg_attribute a \
+    JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE a.attnum <> 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 'f') \
+    AND n.nspname !~ '^pg_(toast|temp_|toast_temp_)'";
+
+/// A catalog as it was at one moment.
+#[derive(Debug, Clone)]
+pub(crate) struct Read {
+    pub catalog: Arc<Catalog>,
+    /// The names of all columns.
+    pub columns: Arc<[ColumnName]>,
+}
+
+/// A column's name, as the catalog stores it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ColumnName {
+    pub schema: String,
+    pub table: String,
+    pub column: String,
+}
+
 /// Rows of one query, as text or NULL.
 type Rows = Vec<Vec<Option<String>>>;
 
@@ -77,13 +99,10 @@ impl Watch {
             let event = if self.fingerprint.as_ref() == Some(&now) {
                 Event::CatalogConfirmed { target: self.target }
             } else {
-                let (fingerprint, answers) = in_time("reading the catalog", read(client)).await?;
-                let version = self.version + 1;
-                let catalog = Catalog::build(version, &answers)
-                    .map_err(|error| format!("the catalog cannot be understood: {error}"))?;
-                self.version = version;
+                let (fingerprint, read) = in_time("reading the catalog", read(client, self.version + 1)).await?;
+                self.version += 1;
                 self.fingerprint = Some(fingerprint);
-                Event::Catalog { target: self.target, catalog: Arc::new(catalog) }
+                Event::Catalog { target: self.target, read }
             };
             self.events.send(event).await.map_err(|_| Stop::Done)?;
             sleep(POLL).await;
@@ -166,8 +185,8 @@ async fn fingerprint(client: &Client) -> Result<String, String> {
     }
 }
 
-/// Fingerprint and rows of one moment.
-async fn read(client: &Client) -> Result<(String, Vec<Rows>), String> {
+/// Fingerprint and catalog of one moment.
+async fn read(client: &Client, version: u64) -> Result<(String, Read), String> {
     let run = async |sql: &str| client.batch_execute(sql).await.map_err(|error| text::with_causes(&error));
     run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     let fingerprint = fingerprint(client).await?;
@@ -177,8 +196,17 @@ async fn read(client: &Client) -> Result<(String, Vec<Rows>), String> {
         let rows = ask(client, query.sql, &mut bytes_left).await;
         answers.push(rows.map_err(|error| format!("query \"{}\": {error}", query.name))?);
     }
+    let columns = ask(client, COLUMNS, &mut bytes_left).await?;
     run("COMMIT").await?;
-    Ok((fingerprint, answers))
+    let catalog = Catalog::build(version, &answers)
+        .map_err(|error| format!("the catalog cannot be understood: {error}"))?;
+    let columns = columns.into_iter().filter_map(column_name).collect();
+    Ok((fingerprint, Read { catalog: Arc::new(catalog), columns }))
+}
+
+fn column_name(row: Vec<Option<String>>) -> Option<ColumnName> {
+    let mut cells = row.into_iter();
+    Some(ColumnName { schema: cells.next()??, table: cells.next()??, column: cells.next()?? })
 }
 
 /// Rows of a query; more bytes than `bytes_left` are an error, not memory.

@@ -198,7 +198,7 @@ impl Desk {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Catalog { target, catalog } => self.catalog_read(target, catalog),
+            Event::Catalog { target, read } => self.catalog_read(target, read),
             Event::CatalogConfirmed { target } => self.status.target(target, |state| {
                 if state.catalog_failure.take().is_some() {
                     info!(target = %state.name, "the target's catalog can be read again");
@@ -233,14 +233,15 @@ impl Desk {
         }
     }
 
-    fn catalog_read(&mut self, target: usize, catalog: Arc<lockgate_facts::postgres::Catalog>) {
+    fn catalog_read(&mut self, target: usize, read: catalog::Read) {
         self.waiting.remove(&target);
         self.status.target(target, |state| {
-            info!(target = %state.name, version = catalog.version(), "read the target's catalog");
-            state.catalog_version = catalog.version();
+            let version = read.catalog.version();
+            info!(target = %state.name, version, columns = read.columns.len(), "read the target's catalog");
+            state.catalog_version = version;
             state.catalog_failure = None;
         });
-        self.publisher.catalog(target, catalog);
+        self.publisher.catalog(target, read);
     }
 
     fn publish(&mut self) -> Option<Arc<Snapshot>> {

@@ -136,7 +136,7 @@ impl fmt::Debug for Control {
 #[derive(Debug)]
 enum Event {
     /// A target's catalog was read.
-    Catalog { target: usize, catalog: Arc<lockgate_facts::postgres::Catalog> },
+    Catalog { target: usize, read: catalog::Read },
     /// A target's catalog is still as it was read.
     CatalogConfirmed { target: usize },
     /// A target's catalog cannot be read.

@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use lockgate_bridge::{Admission, Destination, Snapshot};
-use lockgate_facts::postgres::Catalog;
 use lockgate_lane::Standing;
 use lockgate_mask::{ColumnMasks, Mask, Rule};
 use lockgate_policy_dsl::{MaskKind, MaskRule};
 
+use crate::catalog::{ColumnName, Read};
 use crate::identity::User;
 use crate::{Policies, TargetSetup, resolve};
 
@@ -28,9 +28,8 @@ pub(crate) struct Publisher {
 #[derive(Debug)]
 struct TargetState {
     setup: TargetSetup,
-    catalog: Arc<Catalog>,
-    /// A catalog was read at least once; before, no mask can be expected to find its column.
-    known: bool,
+    /// `None` until it was read: nobody may connect before, as no mask would find its column.
+    catalog: Option<Read>,
     addresses: Vec<SocketAddr>,
     /// By user; kept from one snapshot to the next while nothing that they depend on changes, so that what workers
     /// remember of them stays good.
@@ -55,8 +54,7 @@ impl Publisher {
             .into_iter()
             .map(|setup| TargetState {
                 addresses: resolve::literal(&setup.host, setup.port).into_iter().collect(),
-                catalog: Arc::new(Catalog::empty()),
-                known: false,
+                catalog: None,
                 standings: None,
                 setup,
             })
@@ -65,10 +63,9 @@ impl Publisher {
     }
 
     /// A target's catalog was read.
-    pub(crate) fn catalog(&mut self, target: usize, catalog: Arc<Catalog>) {
+    pub(crate) fn catalog(&mut self, target: usize, read: Read) {
         if let Some(target) = self.targets.get_mut(target) {
-            target.catalog = catalog;
-            target.known = true;
+            target.catalog = Some(read);
             target.standings = None;
             self.dirty = true;
         }
@@ -141,14 +138,13 @@ fn standings(
     warnings: &mut Vec<String>,
 ) -> Vec<(String, Arc<Standing>)> {
     let target = &state.setup.target.name;
+    let Some(read) = &state.catalog else { return Vec::new() };
     let mut standings = Vec::new();
     for user in users {
         let Some(program) = policies.program(&user.identity, target) else { continue };
-        let (masks, lost) = column_masks(program.masks(), &state.catalog);
-        if state.known {
-            warnings.extend(lost.iter().map(|rule| lost_mask(rule, target)));
-        }
-        let standing = Standing { epoch, program, catalog: Arc::clone(&state.catalog), masks };
+        let (masks, lost) = column_masks(program.masks(), read);
+        warnings.extend(lost.iter().map(|rule| lost_mask(rule, target)));
+        let standing = Standing { epoch, program, catalog: Arc::clone(&read.catalog), masks };
         standings.push((user.identity.name.clone(), Arc::new(standing)));
     }
     standings
@@ -162,27 +158,47 @@ fn lost_mask(rule: &MaskRule, target: &str) -> String {
 }
 
 /// Mask rules by what the server calls their columns, and the rules that found none. The strongest wins a column.
-fn column_masks<'a>(rules: &'a [MaskRule], catalog: &Catalog) -> (ColumnMasks, Vec<&'a MaskRule>) {
+fn column_masks<'a>(rules: &'a [MaskRule], read: &Read) -> (ColumnMasks, Vec<&'a MaskRule>) {
     let mut masks = ColumnMasks::default();
     let mut lost = Vec::new();
     for rule in rules {
-        let columns = catalog.column(&rule.schema, &rule.table, &rule.column);
-        if columns.is_empty() {
-            lost.push(rule);
-        }
-        let place: Arc<str> = format!("{}.{}.{}", rule.schema, rule.table, rule.column).into();
-        let name: Arc<str> = rule.rule.as_str().into();
-        let mask = mask(rule.mask);
-        for column in columns {
-            let stronger =
-                masks.rules.get(&column).is_none_or(|standing| strength(mask) > strength(standing.mask));
-            if stronger {
-                let rule = Rule { name: Arc::clone(&name), place: Arc::clone(&place), mask };
-                masks.rules.insert(column, rule);
+        let mut found = false;
+        for name in named_by(rule, read) {
+            let columns = read.catalog.column(&name.schema, &name.table, &name.column);
+            found |= !columns.is_empty();
+            let place: Arc<str> = format!("{}.{}.{}", name.schema, name.table, name.column).into();
+            for column in columns {
+                add(&mut masks, column, rule, &place);
             }
+        }
+        if !found {
+            lost.push(rule);
         }
     }
     (masks, lost)
+}
+
+fn add(masks: &mut ColumnMasks, column: (u32, i16), rule: &MaskRule, place: &Arc<str>) {
+    let mask = mask(rule.mask);
+    let wins = masks.rules.get(&column).is_none_or(|other| mask > other.mask);
+    if wins {
+        let rule = Rule { name: rule.rule.as_str().into(), place: Arc::clone(place), mask };
+        masks.rules.insert(column, rule);
+    }
+}
+
+/// The columns that a rule speaks of: the one it names, or all that its patterns match.
+fn named_by(rule: &MaskRule, read: &Read) -> Vec<ColumnName> {
+    if rule.is_exact() {
+        let name = ColumnName {
+            schema: rule.schema.clone(),
+            table: rule.table.clone(),
+            column: rule.column.clone(),
+        };
+        return vec![name];
+    }
+    let matches = |name: &&ColumnName| rule.names(&name.schema, &name.table, &name.column);
+    read.columns.iter().filter(matches).cloned().collect()
 }
 
 fn mask(kind: MaskKind) -> Mask {
@@ -191,15 +207,5 @@ fn mask(kind: MaskKind) -> Mask {
         MaskKind::Redact => Mask::Redact,
         MaskKind::KeepLast(count) => Mask::KeepLast(count),
         MaskKind::KeepDomain => Mask::KeepDomain,
-    }
-}
-
-/// What shows less is stronger: of two that keep something, the one that keeps less.
-fn strength(mask: Mask) -> (u8, u8) {
-    match mask {
-        Mask::KeepLast(count) => (0, u8::MAX - count),
-        Mask::KeepDomain => (1, 0),
-        Mask::Redact => (2, 0),
-        Mask::Null => (3, 0),
     }
 }
