@@ -249,6 +249,7 @@ impl Checker<'_, '_, '_> {
             patterns.sort_unstable();
             patterns.dedup();
         }
+        self.warn_of_no_object(effects, &patterns, tree);
         Some(Rule {
             verb: tree.verb,
             name: rule_name(policy, tree).into(),
@@ -261,6 +262,19 @@ impl Checker<'_, '_, '_> {
             unbounded: tree.unbounded,
             patterns,
         })
+    }
+
+    /// What has no object is not among the objects that a rule names.
+    fn warn_of_no_object(&mut self, effects: EffectSet, patterns: &[Pattern], tree: &RuleTree) {
+        let without = effects.intersection(EffectSet::OF_NOTHING);
+        if effects == EffectSet::ALL || patterns.contains(&Pattern::Any) {
+            return;
+        }
+        for effect in without.iter() {
+            let message = format!("`{effect}` has no object, so this rule says nothing of it");
+            let help = format!("write a rule of its own: `{} {effect}`", tree.verb.word());
+            self.diagnostics.warning("P061", tree.place, message, help);
+        }
     }
 
     fn effects(&mut self, terms: &[Term]) -> Option<EffectSet> {

@@ -1,12 +1,12 @@
 //! Bodies of the fuzz targets: whatever the bytes, nothing panics and what compiles can be used.
 
-use crate::{Effect, Facts, Object, Pair, Source, compile};
+use crate::{Effect, Facts, Object, Pair, Source};
 
 /// Compiles any bytes, renders what is told, judges with what comes out.
-pub fn compile_bytes(bytes: &[u8]) {
+pub fn compile(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes).into_owned();
     let source = Source { name: String::from("fuzz.policy"), text };
-    match compile(std::slice::from_ref(&source)) {
+    match crate::compile(std::slice::from_ref(&source)) {
         Err(diagnostics) => {
             for diagnostic in diagnostics {
                 let _ = diagnostic.render(&source.text);

@@ -52,11 +52,10 @@ impl Glob {
     }
 
     /// Whether every name that `name` stands for is one of these: a fact's `*` (and a name that is not known, the
-    /// empty one) stands for every name.
+    /// empty one) stands for every name, and only `*` matches it, because no pattern has a star as a letter.
     pub(crate) fn covers(&self, name: &str) -> bool {
         match self {
             Glob::Any => true,
-            _ if is_every(name) => false,
             Glob::Exact(text) => **text == *name,
             Glob::Wild(text) => glob_matches(text, name),
         }

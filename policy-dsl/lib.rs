@@ -1,7 +1,7 @@
 //! Policies: text → tokens → tree → checked tree → program, and the vocabulary of facts and verdicts in which
 //! every protocol speaks to it. Who holds a [`Program`] holds one that was checked and verified.
 //!
-//! Each stage is a module: [`lexer`], [`parser`] (into [`tree`]), [`check`], [`program`]. What is accepted stands
+//! Each stage is a module: `lexer`, `parser` (into `tree`), `check`, `program`. What is accepted stands
 //! in `GRAMMAR.md`. No socket, no thread, no clock, no file: texts are arguments.
 #![forbid(unsafe_code)]
 
@@ -42,7 +42,7 @@ pub struct Source {
     pub text: String,
 }
 
-/// Compiles files together; all errors at once, at most [`diagnostic::ERRORS_MAX`]. Warnings come beside a good
+/// Compiles files together; all errors at once, at most a hundred. Warnings come beside a good
 /// set. Neither the order of the files nor that of the rules in them means anything.
 ///
 /// # Errors

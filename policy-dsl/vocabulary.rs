@@ -102,6 +102,9 @@ impl EffectSet {
             | Effect::Truncate.bit()
             | Effect::CopyIn.bit(),
     );
+    /// Whose object is always [`Object::None`].
+    pub(crate) const OF_NOTHING: EffectSet =
+        EffectSet(Effect::Transaction.bit() | Effect::Replicate.bit() | Effect::Unknown.bit());
     const OF_WORDS: EffectSet = EffectSet(
         Effect::Set.bit()
             | Effect::Notify.bit()
@@ -207,7 +210,7 @@ pub enum Object {
         /// Which one; `*` for every one, empty when it has no name yet (`create large_object`).
         name: Arc<str>,
     },
-    /// A bare word: a setting, a channel, a file, a program, the role impersonated; `*` stands for every one.
+    /// A bare word: a setting (in any case), a channel, a file, a program, the role impersonated; `*` stands for every one.
     Word(Arc<str>),
 }
 

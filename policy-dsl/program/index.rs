@@ -20,6 +20,8 @@ type Map<V> = HashMap<Box<str>, V, FixedState>;
 pub(super) struct Index {
     /// Whether a rule must cover all that a pair stands for, or only touch it.
     must_cover: bool,
+    /// Those that some rule speaks of: most pairs need no look at denies and holds.
+    effects: EffectSet,
     entries: Vec<Entry>,
     any: Option<u32>,
     schemas: Map<Names>,
@@ -98,6 +100,7 @@ impl Index {
     pub(super) fn new<'r>(verb: Verb, rules: impl Iterator<Item = (u32, &'r Arc<Rule>)>) -> Index {
         let mut index = Index {
             must_cover: verb == Verb::Allow,
+            effects: EffectSet::EMPTY,
             entries: Vec::new(),
             any: None,
             schemas: Map::default(),
@@ -131,6 +134,7 @@ impl Index {
         if effects.is_empty() {
             return;
         }
+        self.effects = self.effects.union(effects);
         let at = *known.entry(pattern.clone()).or_insert(self.entries.len());
         if at == self.entries.len() {
             self.entries.push(Entry { pattern, posting: Posting::default() });
@@ -176,12 +180,11 @@ impl Index {
 
     /// The rule of the lowest number that names this pair.
     pub(super) fn find(&self, pair: &Pair) -> Option<u32> {
-        if self.entries.is_empty() {
+        if !self.effects.contains(pair.effect) {
             return None;
         }
         let object = &*folded(pair);
-        let any = self.any.filter(|_| !self.must_cover || !matches!(object, Object::Unresolved { .. }));
-        let mut best = any.and_then(|any| self.rule_of(any, pair, object));
+        let mut best = self.any.and_then(|any| self.rule_of(any, pair, object));
         let mut see = |entries: &mut dyn Iterator<Item = u32>| {
             for entry in entries {
                 best = lower(best, self.rule_of(entry, pair, object));

@@ -12,7 +12,7 @@ const GOOD: &str = include_str!("../../policies/orders-agents.policy");
 #[test]
 fn every_cut_of_a_good_file() {
     for cut in (0..GOOD.len()).filter(|cut| GOOD.is_char_boundary(*cut)) {
-        fuzzing::compile_bytes(&GOOD.as_bytes()[..cut]);
+        fuzzing::compile(&GOOD.as_bytes()[..cut]);
     }
 }
 
@@ -29,7 +29,7 @@ fn a_good_file_with_bytes_changed_and_pieces_moved() {
                 _ => drop(bytes.drain(at..(at + 20).min(bytes.len()))),
             }
         }
-        fuzzing::compile_bytes(&bytes);
+        fuzzing::compile(&bytes);
     }
 }
 
@@ -88,7 +88,7 @@ fn tokens_in_any_order() {
     for seed in 0..20_000 {
         let mut random = Random(seed);
         let text: Vec<&str> = (0..random.below(60)).map(|_| random.pick(&words)).collect();
-        fuzzing::compile_bytes(text.join(" ").as_bytes());
+        fuzzing::compile(text.join(" ").as_bytes());
     }
 }
 

@@ -408,6 +408,16 @@ fn warnings_do_not_keep_a_policy_from_being_used() {
         )],
     );
     check_rules("deny drop when unbounded\nallow drop on a.b", &[]);
+    check_rules("allow * on a.*", &[]);
+    check_rules(
+        "deny unknown, read on a.*",
+        &[(
+            "P061",
+            "deny unknown, read on a.*",
+            "`unknown` has no object, so this rule says nothing of it",
+            "write a rule of its own: `deny unknown`",
+        )],
+    );
     check(
         "set s = { a.b }",
         &[("P062", "s", "the set `s` is never used", "write `@s` where it is meant, or remove it")],

@@ -9,7 +9,7 @@ const TYPES: [u32; 4] = [25, 23, 16400, 3802];
 ///
 /// # Panics
 /// When an output is not framed, or the three ways to mask disagree.
-pub fn mask_bytes(bytes: &[u8]) {
+pub fn rows(bytes: &[u8]) {
     let Some((count, rest)) = bytes.split_first() else { return };
     let Some((choices, message)) = rest.split_at_checked(usize::from(count % 8)) else { return };
     let Some(mut plan) = plan(choices) else { return };

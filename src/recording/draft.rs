@@ -85,7 +85,7 @@ impl Part {
 }
 
 /// What stands before every record's body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Head {
     pub(crate) kind: u8,
     pub(crate) session: SessionId,

@@ -175,9 +175,9 @@ impl<S: Source> SegmentReader<S> {
         if self.sealed {
             return self.finish("bytes that are not zero stand behind the last block").map(Some);
         }
-        let (header, value) = match self.look(offset)? {
-            Look::Block(header, value) => (header, value),
-            Look::Nothing(what) => return self.pass_over(what).map(Some),
+        let (header, value) = match self.settle(offset)? {
+            (Look::Block(header, value), _) => (header, value),
+            (Look::Nothing(why), found) => return self.pass_over(found, why).map(Some),
         };
         if self.told != Some(offset)
             && let Some(what) = self.misfit(offset, &header)?
@@ -193,17 +193,27 @@ impl<S: Source> SegmentReader<S> {
         Ok(Some(Step::Block(Block { offset, header, payload })))
     }
 
-    /// No valid block stands at the offset: goes to the next one there is.
-    fn pass_over(&mut self, why: &'static str) -> io::Result<Step<'_>> {
-        let offset = self.offset;
-        match self.scan(offset)? {
-            None => self.finish(why),
-            Some(found) => {
-                let block = self.next.take().map(|(number, _)| number);
-                self.offset = found;
-                Ok(Step::Damage { offset, block, what: format!("{why}; the next block stands at {found}") })
-            }
+    /// What stands at the offset; if that is no valid block, where the next one stands, if there is one.
+    fn settle(&mut self, offset: u64) -> io::Result<(Look, Option<u64>)> {
+        let look = self.look(offset)?;
+        if matches!(look, Look::Block(..)) {
+            return Ok((look, None));
         }
+        let found = self.scan(offset)?;
+        if found.is_none() {
+            return Ok((look, None));
+        }
+        // A gateway that is running may have written both since the first look.
+        self.window.forget();
+        Ok((self.look(offset)?, found))
+    }
+
+    /// No valid block stands at the offset: goes to the next one there is.
+    fn pass_over(&mut self, found: Option<u64>, why: &'static str) -> io::Result<Step<'_>> {
+        let Some(found) = found else { return self.finish(why) };
+        let (offset, block) = (self.offset, self.next.take().map(|(number, _)| number));
+        self.offset = found;
+        Ok(Step::Damage { offset, block, what: format!("{why}; the next block stands at {found}") })
     }
 
     fn finish(&mut self, why: &'static str) -> io::Result<Step<'_>> {
@@ -313,6 +323,12 @@ impl<S: Source> Window<S> {
         let start = usize::try_from(offset.saturating_sub(self.base)).unwrap_or(usize::MAX);
         let rest = self.buf.get(start..).unwrap_or_default();
         Ok(rest.get(..len).unwrap_or(rest))
+    }
+
+    /// What was read may be out of date.
+    fn forget(&mut self) {
+        self.buf.clear();
+        self.base = 0;
     }
 
     fn fill(&mut self, offset: u64, len: usize) -> io::Result<()> {

@@ -5,11 +5,12 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::draft::Head;
 use crate::entries::{Entry, Joiner, Raws};
 use crate::files;
 use crate::layout::{Hash, SegmentHeader};
 use crate::reader::{Block, Depth, End, Opened, SegmentReader, Step, told};
-use crate::record::Record;
+use crate::record::{Record, SessionId};
 
 /// Something that is wrong with a recording.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub(crate) trait Visitor {
     fn segment(&mut self, _header: &SegmentHeader) {}
     fn block(&mut self, _block: &Block<'_>) {}
     fn entry(&mut self, place: Place<'_>, entry: &Entry<'_>);
+    /// A piece of a record that is not its last: the record's entry comes with that.
+    fn piece(&mut self, _place: Place<'_>, _session: SessionId, _counter: u64) {}
     /// Sessions' counters can not be followed across this.
     fn problem(&mut self, problem: Problem);
     fn tail(&mut self, _tail: Tail) {}
@@ -365,11 +368,11 @@ impl Walk<'_> {
         let mut malformed = None;
         for raw in Raws::new(block.payload) {
             records += 1;
-            let kind = raw.as_ref().map_or(0, |raw| raw.head.kind);
+            let head = raw.as_ref().map_or(Head::default(), |raw| raw.head);
             match raw.and_then(|raw| self.joiner.join(raw)) {
                 Ok(Some(entry)) => self.visitor.entry(place, &entry),
-                Ok(None) => {}
-                Err(error) => malformed = Some(told(error, kind)),
+                Ok(None) => self.visitor.piece(place, head.session, head.counter),
+                Err(error) => malformed = Some(told(error, head.kind)),
             }
         }
         if records != block.header.records && malformed.is_none() {

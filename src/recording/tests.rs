@@ -721,6 +721,102 @@ fn a_record_left_out_shows_by_its_counter() {
     assert!(report.series[0].problems[0].what.contains("opens twice"), "{report:?}");
 }
 
+#[test]
+fn a_record_in_pieces_survives_a_failed_write_and_ends_with_a_crash() {
+    let big: Vec<u8> = (0..3_000_000u32).map(|at| at.to_le_bytes()[0]).collect();
+    let command = |command| Record::Command {
+        command,
+        kind: CommandKind::Query,
+        name: "",
+        statement: &big,
+        parameters: vec![],
+        parameter_types: vec![],
+        formats: vec![],
+    };
+    let dir = TempDir::new().unwrap();
+    let mut rig = Rig::start(dir.path());
+    rig.session(SESSION, false);
+    // Some of its pieces are in one segment, a Gap stands in between, the others are in the next ones.
+    rig.push(SESSION, &command(1));
+    let write = rig.next().unwrap();
+    rig.write(write);
+    let write = rig.next().unwrap();
+    rig.fail(write, 100);
+    rig.flush();
+    // Of the second only the first pieces arrive.
+    rig.push(SESSION, &command(2));
+    while let Some(write) = rig.next() {
+        let data = !write.last && write.offset > 0;
+        rig.write(write);
+        if data {
+            break;
+        }
+    }
+    let mut next = Rig::start(dir.path());
+    next.session(SessionId(9), true);
+    next.finish();
+    assert_eq!((checked(dir.path()).open, checked(dir.path()).crashed), (0, 1));
+    let (mut whole, mut gaps) = (Vec::new(), 0);
+    let problems = read_series(dir.path(), 0, &mut |entry| match entry.record {
+        Record::Command { command, statement, .. } if entry.session == SESSION && statement.len() > 100 => {
+            whole.push(command);
+            assert!(statement == big);
+        }
+        Record::Gap { .. } => gaps += 1,
+        _ => {}
+    });
+    assert_eq!((problems.unwrap(), whole, gaps), (vec![], vec![1], 1));
+}
+
+/// A file that grows while it is read.
+struct Growing<'a> {
+    before: &'a [u8],
+    after: &'a [u8],
+    reads: std::cell::Cell<u32>,
+}
+
+impl crate::reader::Source for Growing<'_> {
+    fn size(&self) -> std::io::Result<u64> {
+        self.after.size()
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        self.reads.set(self.reads.get() + 1);
+        if self.reads.get() == 1 { self.before.read_at(buf, offset) } else { self.after.read_at(buf, offset) }
+    }
+}
+
+#[test]
+fn blocks_that_arrive_while_the_file_is_read_are_no_damage() {
+    use crate::reader::{Depth, Opened, SegmentReader, Step};
+    let dir = TempDir::new().unwrap();
+    let mut rig = Rig::start(dir.path());
+    rig.push(SESSION, &record(1, &Pool::fixed()));
+    let stream = vec![9; 100_000];
+    for _ in 0..8 {
+        rig.push(SESSION, &Record::Rows { command: 1, stream: &stream });
+        rig.flush();
+    }
+    // Made longer than what is read at once, so that the later blocks are read later than the earlier ones.
+    let mut after = fs::read(path(dir.path(), 0)).unwrap();
+    after.resize(4 << 20, 0);
+    let first = usize::try_from(rig.journal[2].1).unwrap();
+    let mut before = after.clone();
+    before[first + 50_000..first + 60_000].fill(0);
+    let growing = Growing { before: &before, after: &after, reads: std::cell::Cell::new(0) };
+    let Ok(Opened::Segment(mut reader)) = SegmentReader::open(growing, Depth::Everything) else {
+        panic!("no segment");
+    };
+    let mut blocks = 0;
+    while let Some(step) = reader.step().unwrap() {
+        match step {
+            Step::Block(_) => blocks += 1,
+            Step::Damage { what, .. } => panic!("{what}"),
+            Step::End(end) => assert_eq!(end.torn_bytes, 0),
+        }
+    }
+    assert_eq!(blocks, 8);
+}
+
 /// What was written once must be readable for ever, so the bytes of a fixed session are stored. After a deliberate
 /// change of the format (and its version): `LOCKGATE_BLESS=1 cargo test -p lockgate-recording`.
 #[test]

@@ -114,10 +114,13 @@ impl Visitor for Check {
     }
 
     fn entry(&mut self, place: Place<'_>, entry: &Entry<'_>) {
-        if let Some(what) = self.follow(entry) {
-            let (path, block) = (place.path.to_owned(), Some(place.block));
-            self.report(Problem { path, block, offset: place.offset, what });
-        }
+        let problem = self.follow(entry);
+        self.report_at(place, problem);
+    }
+
+    fn piece(&mut self, place: Place<'_>, session: SessionId, counter: u64) {
+        let problem = self.counted(session, counter);
+        self.report_at(place, problem);
     }
 
     fn problem(&mut self, problem: Problem) {
@@ -132,6 +135,13 @@ impl Visitor for Check {
 }
 
 impl Check {
+    fn report_at(&mut self, place: Place<'_>, problem: Option<String>) {
+        if let Some(what) = problem {
+            let (path, block) = (place.path.to_owned(), Some(place.block));
+            self.report(Problem { path, block, offset: place.offset, what });
+        }
+    }
+
     fn report(&mut self, problem: Problem) {
         if self.report.problems.len() < PROBLEMS_MAX {
             self.report.problems.push(problem);
@@ -151,11 +161,11 @@ impl Check {
             Record::Carried { sessions } => self.carried(sessions),
             Record::SessionOpened { .. } => self.opened(entry),
             Record::SessionClosed { .. } => {
-                let problem = self.counted(entry);
+                let problem = self.counted(entry.session, entry.counter);
                 self.sessions.remove(&entry.session);
                 problem
             }
-            _ => self.counted(entry),
+            _ => self.counted(entry.session, entry.counter),
         }
     }
 
@@ -169,8 +179,7 @@ impl Check {
         }
     }
 
-    fn counted(&mut self, entry: &Entry<'_>) -> Option<String> {
-        let (session, counter) = (entry.session, entry.counter);
+    fn counted(&mut self, session: SessionId, counter: u64) -> Option<String> {
         match self.sessions.get_mut(&session) {
             Some(last) => {
                 let due = last.wrapping_add(1);

@@ -360,7 +360,7 @@ impl Writer {
         Write { buf, offset, token, last }
     }
 
-    /// Keeps the larger buffer for the next draft, unless one huge block made it huge.
+    /// Keeps the larger buffer for the next draft: a worker comes to rest with two, of a block's size at most.
     fn keep(&mut self, mut buf: Vec<u8>) {
         if buf.capacity() > self.spare.capacity() {
             buf.clear();

@@ -125,7 +125,11 @@ impl<D: Driver> Worker<D> {
 fn log(session: u64, reason: &CloseReason) {
     let text = reason.text.as_str();
     match reason.fault {
-        Fault::Gateway => tracing::error!(session = format_args!("{session:016x}"), text, "session ended by a fault of the gateway"),
+        Fault::Gateway => tracing::error!(
+            session = format_args!("{session:016x}"),
+            text,
+            "session ended by a fault of the gateway"
+        ),
         fault => tracing::debug!(session = format_args!("{session:016x}"), ?fault, text, "session ended"),
     }
 }

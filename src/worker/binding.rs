@@ -11,18 +11,18 @@ const RSASSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.11354
 
 /// Signature and hash algorithms by what the binding is hashed with: MD5 and SHA-1 are raised to SHA-256.
 const HASHES: &[(&str, &Algorithm)] = &[
-    ("1.2.840.113549.1.1.4", &SHA256),  // md5WithRSAEncryption
-    ("1.2.840.113549.1.1.5", &SHA256),  // sha1WithRSAEncryption
-    ("1.2.840.10045.4.1", &SHA256),     // ecdsa-with-SHA1
-    ("1.2.840.10040.4.3", &SHA256),     // dsa-with-sha1
-    ("1.2.840.113549.1.1.11", &SHA256), // sha256WithRSAEncryption
-    ("1.2.840.113549.1.1.12", &SHA384), // sha384WithRSAEncryption
-    ("1.2.840.113549.1.1.13", &SHA512), // sha512WithRSAEncryption
-    ("1.2.840.10045.4.3.2", &SHA256),   // ecdsa-with-SHA256
-    ("1.2.840.10045.4.3.3", &SHA384),   // ecdsa-with-SHA384
-    ("1.2.840.10045.4.3.4", &SHA512),   // ecdsa-with-SHA512
+    ("1.2.840.113549.1.1.4", &SHA256),   // md5WithRSAEncryption
+    ("1.2.840.113549.1.1.5", &SHA256),   // sha1WithRSAEncryption
+    ("1.2.840.10045.4.1", &SHA256),      // ecdsa-with-SHA1
+    ("1.2.840.10040.4.3", &SHA256),      // dsa-with-sha1
+    ("1.2.840.113549.1.1.11", &SHA256),  // sha256WithRSAEncryption
+    ("1.2.840.113549.1.1.12", &SHA384),  // sha384WithRSAEncryption
+    ("1.2.840.113549.1.1.13", &SHA512),  // sha512WithRSAEncryption
+    ("1.2.840.10045.4.3.2", &SHA256),    // ecdsa-with-SHA256
+    ("1.2.840.10045.4.3.3", &SHA384),    // ecdsa-with-SHA384
+    ("1.2.840.10045.4.3.4", &SHA512),    // ecdsa-with-SHA512
     ("2.16.840.1.101.3.4.3.2", &SHA256), // dsa-with-sha256
-    ("1.3.14.3.2.26", &SHA256),         // sha1, as a parameter of RSASSA-PSS
+    ("1.3.14.3.2.26", &SHA256),          // sha1, as a parameter of RSASSA-PSS
     ("2.16.840.1.101.3.4.2.1", &SHA256), // sha256
     ("2.16.840.1.101.3.4.2.2", &SHA384), // sha384
     ("2.16.840.1.101.3.4.2.3", &SHA512), // sha512
@@ -107,7 +107,8 @@ mod tests {
     #[test]
     fn pss_names_its_hash_in_its_parameters() {
         let sha512 = [
-            0x30, 0x0f, 0xa0, 0x0d, 0x30, 0x0b, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x03,
+            0x30, 0x0f, 0xa0, 0x0d, 0x30, 0x0b, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02,
+            0x03,
         ];
         let check = |parameters: &[u8], expected: Option<&'static Algorithm>| {
             assert_eq!(pss_hash(parameters), expected);
@@ -117,7 +118,10 @@ mod tests {
         // Salt length only: the hash is SHA-1, which is raised.
         check(&[0x30, 0x05, 0xa2, 0x03, 0x02, 0x01, 0x40], Some(&SHA256));
         // An unknown hash (MD2), and what is not DER.
-        check(&[0x30, 0x0e, 0xa0, 0x0c, 0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x02, 0x02], None);
+        check(
+            &[0x30, 0x0e, 0xa0, 0x0c, 0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x02, 0x02],
+            None,
+        );
         check(&[0x30, 0x0f, 0xa0], None);
         check(&[], None);
     }

@@ -95,9 +95,8 @@ impl<D: Driver> Worker<D> {
         self.last_ticket += 1;
         let ticket = self.last_ticket;
         let peer = usize::try_from(owner).ok().and_then(|owner| self.peers.get(owner));
-        let sent = peer.is_some_and(|peer| {
-            peer.send(Order::Cancel { request, from: self.index, ticket }).is_ok()
-        });
+        let sent =
+            peer.is_some_and(|peer| peer.send(Order::Cancel { request, from: self.index, ticket }).is_ok());
         if sent {
             self.passed_on.insert(ticket, key);
         } else {
@@ -113,7 +112,9 @@ impl<D: Driver> Worker<D> {
                 Job::Cancel { session, client, requester } => self.cancel_session(session, client, requester),
                 Job::Unrecorded { session } => self.end_unrecorded(session),
                 Job::Adopt { session } => self.adopt_one(session),
-                Job::Broken { session, side, error } => self.lane_closed(session, side, &format!("TLS: {error}")),
+                Job::Broken { session, side, error } => {
+                    self.lane_closed(session, side, &format!("TLS: {error}"))
+                }
             }
         }
     }
@@ -157,7 +158,8 @@ impl<D: Driver> Worker<D> {
         let upstream = self.sessions.get(key).and_then(|session| session.upstream.as_ref());
         let address = upstream.and_then(|upstream| upstream.address);
         let destination = upstream.and_then(|upstream| upstream.tls.clone());
-        let dialed = address.ok_or_else(|| io::Error::other("no connection")).and_then(|at| self.ring.dial(at));
+        let dialed =
+            address.ok_or_else(|| io::Error::other("no connection")).and_then(|at| self.ring.dial(at));
         let conn = match dialed {
             Ok(conn) => conn,
             Err(error) => {

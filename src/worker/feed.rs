@@ -7,8 +7,8 @@ use lockgate_ring::{ConnId, Driver, Lease};
 use crate::session::Stage;
 use crate::table::Key;
 use crate::timers::Timer;
-use crate::turn::{Mode, Worker};
 use crate::tls::Progress;
+use crate::turn::{Mode, Worker};
 
 /// Where the bytes are that a lane's [`Forward`](lockgate_lane::Action::Forward) refers to.
 #[derive(Clone, Copy)]

@@ -6,12 +6,12 @@ use lockgate_bridge::{Order, Snapshot};
 use lockgate_lane::{Answer, Side};
 use lockgate_ring::Driver;
 
+use crate::Segment;
 use crate::cancel::Requester;
 use crate::session::Stage;
 use crate::table::Key;
 use crate::timers::Timer;
 use crate::turn::{Mode, Worker};
-use crate::Segment;
 
 /// Class 57 of PostgreSQL's SQLSTATEs: the operator ended the session.
 const ADMIN_SHUTDOWN: &str = "57P01";
@@ -90,7 +90,11 @@ impl<D: Driver> Worker<D> {
     /// Whoever is still here has had their time.
     pub(crate) fn drain_deadline(&mut self) {
         for key in self.all() {
-            self.terminate(key, ADMIN_SHUTDOWN, "Lockgate is shutting down and waits no longer; please connect again");
+            self.terminate(
+                key,
+                ADMIN_SHUTDOWN,
+                "Lockgate is shutting down and waits no longer; please connect again",
+            );
         }
         self.mode = Mode::Stopping;
     }

@@ -306,7 +306,9 @@ impl Recorder {
     /// The clean end: when nothing is left to seal, the last block.
     fn finish<D: Driver>(&mut self, ring: &mut D, draft: &Draft, now: Time, counters: &Counters) {
         let (End::Finishing { until_ns } | End::Syncing { until_ns, .. }) = self.end else { return };
-        if now.monotonic_ns >= until_ns || (self.down.is_some() && self.next.is_none() && !self.writer.is_busy()) {
+        if now.monotonic_ns >= until_ns
+            || (self.down.is_some() && self.next.is_none() && !self.writer.is_busy())
+        {
             tracing::error!(
                 worker = self.worker,
                 bytes_lost = draft.len(),
@@ -353,3 +355,6 @@ impl Recorder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

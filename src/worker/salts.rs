@@ -101,7 +101,11 @@ mod tests {
         assert_eq!(salts.answered(ticket, [7; 32]), vec![a, b]);
         assert_eq!(salts.ask(&request("p", "s", 1), a), Salt::Known([7; 32]));
         assert_eq!(salts.answered(ticket, [8; 32]), vec![]);
-        assert_eq!(salts.ask(&request("p", "s", 1), a), Salt::Known([7; 32]), "a late answer changes nothing");
+        assert_eq!(
+            salts.ask(&request("p", "s", 1), a),
+            Salt::Known([7; 32]),
+            "a late answer changes nothing"
+        );
     }
 
     #[test]
@@ -109,7 +113,9 @@ mod tests {
         let mut table = Table::new();
         let a = table.insert(()).unwrap();
         let mut salts = Salts::default();
-        for (password, salt, iterations) in [("p", "s", 1), ("p", "s", 2), ("p", "t", 1), ("ps", "", 1), ("", "ps", 1)] {
+        for (password, salt, iterations) in
+            [("p", "s", 1), ("p", "s", 2), ("p", "t", 1), ("ps", "", 1), ("", "ps", 1)]
+        {
             assert!(matches!(salts.ask(&request(password, salt, iterations), a), Salt::Ask(_)));
         }
     }

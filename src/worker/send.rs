@@ -58,7 +58,14 @@ enum Route {
 
 impl<D: Driver> Worker<D> {
     /// Sends one stretch of bytes.
-    pub(crate) fn send_run(&mut self, key: Key, input: Input<'_>, to: Side, origin: Origin, range: Range<usize>) {
+    pub(crate) fn send_run(
+        &mut self,
+        key: Key,
+        input: Input<'_>,
+        to: Side,
+        origin: Origin,
+        range: Range<usize>,
+    ) {
         if to == Side::Client {
             self.counters.bytes_to_clients.add(u64::try_from(range.len()).unwrap_or(u64::MAX));
         }
@@ -246,7 +253,8 @@ impl<D: Driver> Worker<D> {
         let to_server =
             self.queued(session, Side::Server) > QUEUE_BYTES_HIGH || session.gated() > GATE_BYTES_HIGH;
         let blocked = |side| session.lane.as_ref().is_some_and(|lane| lane.blocked(side));
-        let (client, server) = (to_client || to_server || blocked(Side::Client), to_client || blocked(Side::Server));
+        let (client, server) =
+            (to_client || to_server || blocked(Side::Client), to_client || blocked(Side::Server));
         self.set_paused(key, Side::Client, client);
         self.set_paused(key, Side::Server, server);
     }

@@ -91,7 +91,13 @@ impl IndexMut<Side> for Legs {
 }
 
 impl Session {
-    pub(crate) fn new(lane: Lane, id: SessionId, conn: ConnId, client: SocketAddr, listener: usize) -> Session {
+    pub(crate) fn new(
+        lane: Lane,
+        id: SessionId,
+        conn: ConnId,
+        client: SocketAddr,
+        listener: usize,
+    ) -> Session {
         let mut legs = Legs::default();
         legs.client.conn = Some(conn);
         Session {

@@ -48,7 +48,7 @@ fn a_client_that_does_not_read_stops_the_server_and_nobody_else() {
     for client_tls in [false, true] {
         let gate = Gate::start(Options::default());
         let mut slow = Client::connect(&gate, client_tls);
-        slow.send_query("BULK 8000");
+        slow.send_query("BULK 20000");
         let mut other = Client::connect(&gate, false);
         let mut last = 0;
         let started = Instant::now();
@@ -63,8 +63,8 @@ fn a_client_that_does_not_read_stops_the_server_and_nobody_else() {
             assert!(started.elapsed() < Duration::from_secs(20), "the server never had to wait");
         }
         // Socket buffers on four ends, and the worker's share; far less than what was asked for.
-        assert!(last * server::ROW_BYTES < 24 << 20, "{last} rows were taken from the server");
-        assert_eq!(slow.read_rows(), (8000, 8000 * server::ROW_BYTES));
+        assert!(last * server::ROW_BYTES < 64 << 20, "{last} rows were taken from the server");
+        assert_eq!(slow.read_rows(), (20_000, 20_000 * server::ROW_BYTES));
         slow.end();
         other.end();
         gate.stop_and_verify("slow client");
@@ -76,13 +76,13 @@ fn a_server_that_does_not_read_stops_its_client() {
     let gate = Gate::start(Options::default());
     let mut client = Client::connect(&gate, false);
     client.send_query("SLEEP");
-    let padding = "x".repeat(1 << 20);
+    let padding = "x".repeat(100 << 10);
     let mut sent = 0;
     client.stream.set_write_timeout(Some(Duration::from_millis(500)));
-    while sent < 64 && client.try_send_query(&format!("SELECT '{padding}'")) {
+    while sent < 640 && client.try_send_query(&format!("SELECT '{padding}'")) {
         sent += 1;
     }
-    assert!(sent < 64, "64 MiB were taken for a server that reads nothing");
+    assert!(sent < 640, "64 MiB were taken for a server that reads nothing");
     drop(client);
     gate.stop_and_verify("slow server");
 }
@@ -186,11 +186,10 @@ fn a_snapshot_that_admits_nobody_ends_sessions_and_is_announced() {
 fn a_recording_that_fails_lets_no_command_pass_until_it_goes_on() {
     for durability in [Durability::Async, Durability::Os] {
         let gate = Gate::start(Options { durability, broken_segment: true, ..Options::default() });
-        let refused = gate::until(|| match Client::try_connect(&gate, false) {
+        gate::until(|| match Client::try_connect(&gate, false) {
             Err(error) if error.starts_with("58030") => Some(()),
             _ => None,
         });
-        assert_eq!(refused, ());
         gate.supply_segments();
         let mut client = gate::until(|| Client::try_connect(&gate, false).ok());
         assert_eq!(client.query("SELECT 1"), "echo SELECT 1");

@@ -68,7 +68,14 @@ impl Tls {
     }
 
     fn new(engine: Engine) -> Tls {
-        Tls { engine, pending: Vec::new(), established: false, peer_closed: false, close_sent: false, broken: false }
+        Tls {
+            engine,
+            pending: Vec::new(),
+            established: false,
+            peer_closed: false,
+            close_sent: false,
+            broken: false,
+        }
     }
 
     /// The peer has said that nothing more comes; an end of stream without it is a truncation.
@@ -77,7 +84,12 @@ impl Tls {
     }
 
     /// Takes ciphertext that came; appends what it meant to `plain` and what must go back to `cipher`.
-    pub(crate) fn receive(&mut self, input: &mut [u8], plain: &mut Vec<u8>, cipher: &mut Scratch) -> Progress {
+    pub(crate) fn receive(
+        &mut self,
+        input: &mut [u8],
+        plain: &mut Vec<u8>,
+        cipher: &mut Scratch,
+    ) -> Progress {
         if self.peer_closed || self.broken {
             return Progress::default();
         }
@@ -227,9 +239,11 @@ fn step<R: Records>(connection: &mut R, input: &mut [u8], plain: &mut Vec<u8>, c
                 done.closed = true;
                 false
             }
-            Ok(ConnectionState::WriteTraffic(_) | ConnectionState::BlockedHandshake | ConnectionState::Closed) => {
-                true
-            }
+            Ok(
+                ConnectionState::WriteTraffic(_)
+                | ConnectionState::BlockedHandshake
+                | ConnectionState::Closed,
+            ) => true,
             Ok(_) => {
                 done.error = Some(String::from("early data, which was not offered"));
                 true

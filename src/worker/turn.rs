@@ -244,6 +244,8 @@ impl<D: Driver> Worker<D> {
         }
         self.expire();
         self.mail.retry();
+        self.counters.facts_hits.set(self.judge.facts.hits());
+        self.counters.facts_misses.set(self.judge.facts.misses());
         Ok(())
     }
 

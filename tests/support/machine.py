@@ -15,6 +15,7 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(os.environ.get("LOCKGATE_CACHE", ROOT / ".cache"))
+TOOLS = CACHE / "tools"
 RUST = "1.95.0"
 
 
@@ -209,7 +210,7 @@ def cargo_env():
     machine that cannot download one is no worse off."""
     env = {**os.environ, "CARGO_TERM_COLOR": os.environ.get("CARGO_TERM_COLOR", "auto")}
     home = pathlib.Path(env.get("CARGO_HOME", pathlib.Path.home() / ".cargo")) / "bin"
-    env["PATH"] = f"{env.get('PATH', '')}:{home}"
+    env["PATH"] = f"{env.get('PATH', '')}:{home}:{TOOLS / 'bin'}"
     if not shutil.which("cargo", path=env["PATH"]):
         raise Trouble("Rust is missing: install rustup (https://rustup.rs, or Debian 13's package rustup) and run this again.")
     if shutil.which("rustup", path=env["PATH"]) and "RUSTUP_TOOLCHAIN" not in env:
@@ -229,6 +230,15 @@ def _toolchain(env):
         if done.returncode == 0 and done.stdout.startswith(f"rustc {RUST} "):
             return name
     return None
+
+
+def cargo_tool(name, env):
+    """Builds a program of cargo's into the cache where it is missing."""
+    if not shutil.which(name, path=env["PATH"]):
+        say(f"building {name} (once; some minutes)")
+        argv = ["cargo", "install", "--quiet", "--locked", "--root", TOOLS, name]
+        run(argv, what=f"building {name}", env={**env, "CARGO_TARGET_DIR": str(CACHE / "target")})
+        shutil.rmtree(CACHE / "target", ignore_errors=True)
 
 
 def target_folder():

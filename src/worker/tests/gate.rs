@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use lockgate_bridge::snapshot::{Admission, Destination, DestinationTls};
 use lockgate_bridge::{Counters, LateWake, Notice, Order, Outlet, Snapshot, Wake, mailbox};
-use lockgate_lane::{Identity, ListenerAuth, ListenerRules, ListenerTls, Standing, Target, TargetTls, Verifier};
+use lockgate_lane::{
+    Identity, ListenerAuth, ListenerRules, ListenerTls, Standing, Target, TargetTls, Verifier,
+};
 use lockgate_policy_dsl::Source;
 use lockgate_recording::{Recovery, SEGMENT_BYTES_MIN, SeriesStart, Time, create_segment, verify};
 
@@ -215,7 +217,8 @@ impl Control {
             }
             Notice::SegmentWanted { .. } => Order::SegmentFailed { error: String::from("disk full") },
             Notice::Salt { ticket, request, .. } => {
-                let key = Verifier::salt_password(request.password.expose(), &request.salt, request.iterations);
+                let key =
+                    Verifier::salt_password(request.password.expose(), &request.salt, request.iterations);
                 Order::Salted { ticket, key: lockgate_bridge::SaltedKey(key) }
             }
         };

@@ -120,7 +120,10 @@ fn query(stream: &mut dyn Stream, text: &str, seen: &Seen) -> io::Result<()> {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-    stream.write_all(&message(b'T', &[&[0, 1][..], b"c\0", &[0; 6], &[0, 0, 0, 25, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]].concat()))?;
+    stream.write_all(&message(
+        b'T',
+        &[&[0, 1][..], b"c\0", &[0; 6], &[0, 0, 0, 25, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]].concat(),
+    ))?;
     if let Some(rows) = text.strip_prefix("BULK ") {
         let cell = [b'r'; ROW_BYTES - 11];
         for _ in 0..rows.parse().unwrap() {

@@ -124,7 +124,11 @@ fn data_passes_both_ways_however_it_is_cut() {
             }
             assert_eq!(pair.seen.0.error, None);
             assert_eq!(pair.seen.1.error, None);
-            assert_eq!((pair.client.pending.capacity(), pair.server.pending.capacity()), (0, 0), "nothing is kept");
+            assert_eq!(
+                (pair.client.pending.capacity(), pair.server.pending.capacity()),
+                (0, 0),
+                "nothing is kept"
+            );
         }
     }
 }
@@ -166,7 +170,10 @@ fn after_the_goodbye_nothing_counts_and_the_other_direction_goes_on() {
     pair.server.seal(b"answer", &mut pair.to_client).unwrap();
     pair.carry(usize::MAX);
     assert_eq!(pair.at_client, b"answer");
-    assert!(pair.client.seal(b"more", &mut pair.to_server).is_err(), "after its goodbye a side sends nothing");
+    assert!(
+        pair.client.seal(b"more", &mut pair.to_server).is_err(),
+        "after its goodbye a side sends nothing"
+    );
     pair.client.close(&mut pair.to_server);
     assert!(pair.to_server.is_empty(), "goodbye is said once");
 }
@@ -192,7 +199,12 @@ fn every_changed_byte_of_a_sealed_record_is_noticed() {
 
 #[test]
 fn what_is_not_tls_is_an_error_with_an_alert() {
-    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x00\x00\x00\x08\x04\xd2\x16\x2f", &[0xff; 64], &[0x16, 3, 1, 0xff, 0xff, 0, 0]] {
+    for garbage in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        b"\x00\x00\x00\x08\x04\xd2\x16\x2f",
+        &[0xff; 64],
+        &[0x16, 3, 1, 0xff, 0xff, 0, 0],
+    ] {
         let fixture = fixture(&[&TLS13]);
         let mut server = Tls::server(&fixture.server).unwrap();
         let (mut plain, mut cipher) = (Vec::new(), Scratch::default());

@@ -1,0 +1,3 @@
+//! Bytes of a server: framing and every message's reader.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| lockgate_codecs::fuzzing::backend(bytes));

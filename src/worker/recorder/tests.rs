@@ -1,0 +1,395 @@
+//! The recorder over a driver that does what the test says.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use lockgate_bridge::{Inbox, Wake, mailbox};
+use lockgate_recording::{Record, Recovery, SEGMENT_BYTES_MIN, SessionId, create_segment, verify};
+use lockgate_ring::{ConnId, Event, Lease, ListenerId, Wait, Waker};
+
+use super::*;
+
+/// Files only. Writes wait until [`Fake::carry_out`].
+#[derive(Default)]
+struct Fake {
+    files: Vec<Option<File>>,
+    writes: Vec<(FileId, u64, Vec<u8>, u64)>,
+    syncs: Vec<FileId>,
+    held: bool,
+}
+
+impl Fake {
+    /// Does the write in flight, as the recorder is to hear of it.
+    fn carry_out(&mut self) -> Option<(u64, Vec<u8>)> {
+        assert!(self.writes.len() <= 1, "one write in flight");
+        let (file, offset, buf, token) = self.writes.pop()?;
+        let file = self.files[usize::try_from(file.0).unwrap()].as_ref().expect("an open file");
+        file.write_all_at(&buf, offset).unwrap();
+        Some((token, buf))
+    }
+}
+
+impl Driver for Fake {
+    fn open_file(&mut self, file: OwnedFd) -> FileId {
+        self.files.push(Some(File::from(file)));
+        FileId(u32::try_from(self.files.len()).unwrap() - 1)
+    }
+    fn close_file(&mut self, file: FileId) {
+        let open = self.files[usize::try_from(file.0).unwrap()].take();
+        assert!(open.is_some(), "closed once");
+    }
+    fn write(&mut self, file: FileId, offset: u64, buf: Vec<u8>, token: u64) {
+        self.writes.push((file, offset, buf, token));
+    }
+    fn sync(&mut self, file: FileId, _token: u64) {
+        self.syncs.push(file);
+    }
+    fn hold_pool(&mut self, hold: bool) {
+        assert_ne!(self.held, hold, "said once");
+        self.held = hold;
+    }
+
+    fn listen(&mut self, _: TcpListener) -> io::Result<ListenerId> {
+        unreachable()
+    }
+    fn stop_listening(&mut self, _: ListenerId) {
+        unreachable()
+    }
+    fn dial(&mut self, _: SocketAddr) -> io::Result<ConnId> {
+        unreachable()
+    }
+    fn resume(&mut self, _: ConnId) {
+        unreachable()
+    }
+    fn pause(&mut self, _: ConnId) {
+        unreachable()
+    }
+    fn bytes(&self, _: &Lease) -> &[u8] {
+        unreachable()
+    }
+    fn bytes_mut(&mut self, _: &Lease) -> &mut [u8] {
+        unreachable()
+    }
+    fn release(&mut self, _: Lease) {
+        unreachable()
+    }
+    fn send_slot(&mut self, _: ConnId, _: &Lease, _: Range<usize>) {
+        unreachable()
+    }
+    fn send_copy(&mut self, _: ConnId, _: &[u8]) {
+        unreachable()
+    }
+    fn finish(&mut self, _: ConnId) {
+        unreachable()
+    }
+    fn close(&mut self, _: ConnId, _: bool) {
+        unreachable()
+    }
+    fn queued(&self, _: ConnId) -> usize {
+        unreachable()
+    }
+    fn pinned(&self, _: ConnId) -> usize {
+        unreachable()
+    }
+    fn turn(&mut self, _: Wait, _: &mut Vec<Event>) -> io::Result<()> {
+        unreachable()
+    }
+    fn waker(&self) -> Waker {
+        unreachable()
+    }
+}
+
+fn unreachable() -> ! {
+    panic!("the recorder has no business with connections")
+}
+
+struct Nobody;
+impl Wake for Nobody {
+    fn wake(&self) {}
+}
+
+struct Bench {
+    folder: tempfile::TempDir,
+    ring: Fake,
+    draft: Draft,
+    recorder: Recorder,
+    counters: Counters,
+    mail: Mail,
+    notices: Inbox<Notice>,
+    now: Time,
+}
+
+fn no_random(_: &mut [u8]) -> io::Result<()> {
+    Ok(())
+}
+
+impl Bench {
+    fn new(durability: Durability) -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let now = Time { monotonic_ns: 1_000, wall_us: 1 };
+        let start = SeriesStart { worker: 0, node: 1, boot: 2, recovery: Recovery::default(), now };
+        let segment = segment(&folder, 0);
+        let (outlet, notices) = mailbox(64, Arc::new(Nobody) as Arc<dyn Wake>);
+        let recorder = Recorder::new(0, RecordingSetup { start, segment, durability }, no_random);
+        Bench {
+            folder,
+            ring: Fake::default(),
+            draft: Draft::default(),
+            recorder,
+            counters: Counters::default(),
+            mail: Mail::new(outlet),
+            notices,
+            now,
+        }
+    }
+
+    fn push(&mut self, bytes: usize) {
+        let text = "x".repeat(bytes);
+        self.draft.push(SessionId(0), self.now, &Record::Gap { reason: &text });
+    }
+
+    fn pump(&mut self, gated: bool) {
+        let Bench { recorder, ring, draft, counters, mail, now, .. } = self;
+        recorder.pump(ring, draft, gated, &mut Turn { now: *now, counters, mail });
+    }
+
+    fn later(&mut self, by_ns: u64) {
+        self.now.monotonic_ns += by_ns;
+    }
+
+    /// The write in flight ends well; `false`: there was none.
+    fn written(&mut self) -> bool {
+        let Some((token, buf)) = self.ring.carry_out() else { return false };
+        self.tell(token, Ok(()), buf);
+        true
+    }
+
+    fn fails(&mut self) {
+        let (_, _, buf, token) = self.ring.writes.pop().expect("a write in flight");
+        self.tell(token, Err(io::Error::other("no space left on device")), buf);
+    }
+
+    fn tell(&mut self, token: u64, result: io::Result<()>, buf: Vec<u8>) {
+        let Bench { recorder, ring, counters, mail, now, .. } = self;
+        recorder.written_event(ring, token, result, buf, &mut Turn { now: *now, counters, mail });
+    }
+
+    fn notices(&self) -> Vec<String> {
+        std::iter::from_fn(|| self.notices.take())
+            .map(|notice| match notice {
+                Notice::SegmentWanted { number, .. } => format!("wanted {number}"),
+                Notice::RecordingFailed { .. } => String::from("failed"),
+                other => format!("{other:?}"),
+            })
+            .collect()
+    }
+
+    /// Supplies whatever segment is asked for.
+    fn supply(&mut self) {
+        for notice in self.notices() {
+            if let Some(number) = notice.strip_prefix("wanted ") {
+                let segment = segment(&self.folder, number.parse().unwrap());
+                self.recorder.supply(segment);
+            }
+        }
+    }
+
+    /// Ends the recording and verifies it.
+    fn end(mut self) {
+        self.recorder.begin_end(self.now);
+        for _ in 0..1_000 {
+            self.pump(false);
+            self.supply();
+            self.written();
+            while self.ring.syncs.pop().is_some() {
+                self.recorder.synced_event(&mut self.ring, Ok(()));
+            }
+            if self.recorder.is_done() {
+                let report = verify(self.folder.path()).unwrap();
+                assert!(report.ok(), "{report:?}");
+                assert!(self.draft.is_empty());
+                return;
+            }
+        }
+        panic!("the recording does not end");
+    }
+}
+
+fn segment(folder: &tempfile::TempDir, number: u64) -> Segment {
+    let file = create_segment(folder.path(), 0, number, SEGMENT_BYTES_MIN).unwrap();
+    Segment { number, file: file.into(), path: String::from("a segment") }
+}
+
+#[test]
+fn a_block_is_written_when_it_is_full_or_old_or_waited_for() {
+    let check = |bytes: usize, gated: bool, later_ns: u64, due: bool| {
+        let mut bench = Bench::new(Durability::Os);
+        bench.pump(false);
+        assert!(bench.written(), "the header");
+        bench.push(bytes);
+        bench.pump(false);
+        bench.later(later_ns);
+        bench.pump(gated);
+        let what = format!("{bytes} bytes, gated {gated}, after {later_ns} ns");
+        assert_eq!(bench.ring.writes.len(), usize::from(due), "{what}");
+        if !due && bytes > 0 {
+            let deadline = bench.recorder.deadline_ns().unwrap();
+            assert_eq!(deadline, 1_000 + BLOCK_AGE_NS, "{what}");
+        }
+    };
+    check(100, false, 0, false);
+    check(100, false, BLOCK_AGE_NS - 1, false);
+    check(100, false, BLOCK_AGE_NS, true);
+    check(100, true, 0, true);
+    check(BLOCK_BYTES, false, 0, true);
+    check(0, false, 0, false);
+}
+
+#[test]
+fn a_command_waits_for_its_record_and_no_longer() {
+    let mut bench = Bench::new(Durability::Os);
+    bench.pump(true);
+    bench.push(100);
+    let mark = bench.draft.mark();
+    assert!(bench.recorder.must_wait(mark));
+    bench.written();
+    assert!(bench.recorder.must_wait(mark), "only the header is written");
+    bench.pump(true);
+    bench.push(100);
+    let later = bench.draft.mark();
+    assert!(bench.recorder.must_wait(mark), "in flight");
+    bench.written();
+    assert!(!bench.recorder.must_wait(mark));
+    assert!(bench.recorder.must_wait(later), "came after the seal");
+    bench.pump(true);
+    bench.written();
+    assert!(!bench.recorder.must_wait(later));
+    bench.end();
+}
+
+#[test]
+fn async_waits_for_nothing() {
+    let mut bench = Bench::new(Durability::Async);
+    bench.push(100);
+    assert!(!bench.recorder.must_wait(bench.draft.mark()));
+}
+
+#[test]
+fn a_failed_write_is_news_once_and_the_next_segment_goes_on() {
+    let mut bench = Bench::new(Durability::Os);
+    bench.pump(false);
+    bench.written();
+    bench.push(100);
+    let mark = bench.draft.mark();
+    bench.pump(true);
+    bench.fails();
+    assert!(bench.recorder.down().is_some_and(|why| why.contains("no space left")));
+    assert!(bench.recorder.take_alarm());
+    assert!(!bench.recorder.take_alarm());
+    assert!(bench.recorder.must_wait(mark));
+    bench.pump(true);
+    assert_eq!(bench.notices(), ["failed", "wanted 1"]);
+    bench.later(ASK_AGAIN_NS);
+    bench.pump(true);
+    bench.supply();
+    bench.pump(true);
+    assert!(bench.recorder.down().is_some(), "before the header is written nothing is known");
+    assert!(bench.written());
+    assert!(bench.recorder.down().is_none());
+    while bench.recorder.must_wait(mark) {
+        bench.pump(true);
+        assert!(bench.written(), "the block comes once more");
+    }
+    bench.end();
+}
+
+#[test]
+fn a_write_that_does_not_end_counts_as_failed() {
+    let mut bench = Bench::new(Durability::Async);
+    bench.pump(false);
+    bench.later(WRITE_NS_MAX - 1);
+    bench.pump(false);
+    assert!(!bench.recorder.take_alarm());
+    assert_eq!(bench.recorder.deadline_ns(), Some(1_000 + WRITE_NS_MAX));
+    bench.later(1);
+    bench.pump(false);
+    assert!(bench.recorder.take_alarm());
+    assert!(bench.written(), "it ends after all");
+    assert!(bench.recorder.down().is_none());
+    bench.end();
+}
+
+#[test]
+fn a_backlog_holds_the_pool_until_it_is_written() {
+    let mut bench = Bench::new(Durability::Async);
+    bench.pump(false);
+    while bench.draft.len() <= BACKLOG_BYTES_MAX {
+        bench.push(100_000);
+    }
+    bench.pump(false);
+    assert!(bench.ring.held);
+    assert_eq!(bench.counters.recording_stalls.get(), 1);
+    while bench.draft.len() > BACKLOG_BYTES_LOW {
+        assert!(bench.ring.held);
+        bench.written();
+        bench.supply();
+        bench.pump(false);
+    }
+    assert!(!bench.ring.held);
+    bench.end();
+}
+
+#[test]
+fn segments_are_asked_for_ahead_of_time_and_once() {
+    let mut bench = Bench::new(Durability::Async);
+    let mut asked = Vec::new();
+    for _ in 0..200 {
+        bench.push(BLOCK_BYTES);
+        bench.pump(false);
+        bench.written();
+        for notice in bench.notices() {
+            let number = notice.strip_prefix("wanted ").expect("nothing failed").parse().unwrap();
+            bench.recorder.supply(segment(&bench.folder, number));
+            asked.push(number);
+        }
+    }
+    assert!(asked.len() > 3);
+    assert_eq!(asked, (1..=u64::try_from(asked.len()).unwrap()).collect::<Vec<_>>());
+    assert_eq!(bench.counters.recording_stalls.get(), 0);
+    bench.end();
+}
+
+#[test]
+fn without_a_segment_the_recording_is_down_and_asks_again() {
+    let mut bench = Bench::new(Durability::Async);
+    bench.pump(false);
+    bench.written();
+    bench.push(100);
+    bench.pump(true);
+    bench.fails();
+    bench.pump(false);
+    bench.recorder.refuse("disk full", &mut bench.mail);
+    assert_eq!(bench.notices(), ["failed", "wanted 1"]);
+    bench.later(ASK_AGAIN_NS - 1);
+    bench.pump(false);
+    assert!(bench.notices().is_empty());
+    bench.later(1);
+    bench.pump(false);
+    assert_eq!(bench.notices(), ["wanted 1"]);
+}
+
+#[test]
+fn an_end_without_a_disk_gives_up() {
+    let mut bench = Bench::new(Durability::Async);
+    bench.pump(false);
+    bench.push(100);
+    bench.recorder.begin_end(bench.now);
+    bench.pump(false);
+    assert!(!bench.recorder.is_done(), "a write is in flight");
+    bench.later(FINISH_NS_MAX);
+    bench.pump(false);
+    assert!(bench.recorder.is_done());
+}

@@ -1,0 +1,4 @@
+//! Black-box and whole-repository tests; one binary, because every link costs.
+
+#[cfg(test)]
+mod architecture;
