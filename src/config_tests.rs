@@ -347,7 +347,13 @@ fn defaults_and_examples_are_right() {
                 table => format!("[{table}]\n"),
             };
             let found = mistakes(&folder, &format!("{header}{} = {value}\n", key.name));
-            let complaint = found.lines().find(|line| line.contains(&format!("{}: ", key.name)));
+            let path = match key.table {
+                "" => key.name.to_owned(),
+                "listener" | "target" | "user" => format!("{}[0].{}", key.table, key.name),
+                "target.catalog" => format!("target[0].catalog.{}", key.name),
+                table => format!("{table}.{}", key.name),
+            };
+            let complaint = found.lines().find(|line| line.contains(&format!(": {path}: ")));
             let about_files = complaint.is_some_and(|line| line.contains("cannot be read") || line.contains("beside"));
             assert!(complaint.is_none() || about_files, "{} = {value}: {complaint:?}", key.name);
         }

@@ -148,12 +148,7 @@ impl<'a> Section<'a> {
         self.scalar(name, |kind, text| {
             let value = values::duration(text)?;
             match kind {
-                Kind::Duration(min, max) => {
-                    // Rounded up: what is a little more than the maximum is too much.
-                    let seconds = value.as_secs() + u64::from(value.subsec_nanos() > 0);
-                    within(value, min, max, text, kind)
-                        .or(within(seconds, min, max, text, kind).map(|_| value))
-                }
+                Kind::Duration(min, max) => within(value, min, max, text, kind),
                 _ => Ok(value),
             }
         })

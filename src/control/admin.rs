@@ -78,3 +78,111 @@ fn listed(reasons: &[Reason]) -> Vec<Value> {
         .map(|reason| json!({ "what": reason.what, "name": reason.name, "reason": reason.reason }))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    /// An admin port on a free port of loopback, and its state.
+    async fn port() -> (std::net::SocketAddr, Status, Vec<Arc<Counters>>) {
+        let status = Status::new(2, [String::from("orders"), String::from("a\"b")].into_iter());
+        let counters: Vec<Arc<Counters>> = (0..2).map(|_| Arc::default()).collect();
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let admin = Admin { status: status.clone(), counters: counters.clone().into(), started: SystemTime::now() };
+        tokio::spawn(serve(socket, admin));
+        (address, status, counters)
+    }
+
+    async fn get(address: std::net::SocketAddr, request: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let code = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        (code, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+    }
+
+    async fn reasons(address: std::net::SocketAddr) -> (u16, Vec<String>) {
+        let (code, body) = get(address, "GET /readyz").await;
+        let body: Value = serde_json::from_str(&body).unwrap();
+        let each = |reason: &Value| format!("{} {}", reason["what"].as_str().unwrap(), reason["name"].as_str().unwrap());
+        (code, body["reasons"].as_array().unwrap().iter().map(each).collect())
+    }
+
+    #[tokio::test]
+    async fn ready_means_every_part_is() {
+        let (address, status, _) = port().await;
+        assert_eq!(get(address, "GET /healthz").await, (200, String::from("ok\n")));
+        let all = ["worker 0", "worker 1", "target orders", "target a\"b"].map(String::from).to_vec();
+        assert_eq!(reasons(address).await, (503, all));
+
+        status.state().epoch = 3;
+        for worker in 0..2 {
+            status.worker(worker, |state| state.epoch = 3);
+        }
+        for target in 0..2 {
+            status.target(target, |state| state.catalog_version = 1);
+        }
+        assert_eq!(reasons(address).await, (200, vec![]));
+
+        status.target(0, |state| state.catalog_failure = Some(String::from("refused")));
+        assert_eq!(reasons(address).await, (200, vec![]), "one target's trouble sends nobody away");
+        assert!(get(address, "GET /readyz").await.1.contains("cannot be checked: refused"));
+
+        status.worker(1, |state| state.recording = Some(String::from("disk full")));
+        assert_eq!(reasons(address).await, (503, vec![String::from("recording 1")]));
+        status.worker(1, |state| state.recording = None);
+        status.worker(0, |state| state.stopped = true);
+        assert_eq!(reasons(address).await, (503, vec![String::from("worker 0")]));
+        status.state().draining = true;
+        assert_eq!(reasons(address).await, (503, vec![String::from("gateway ")]));
+    }
+
+    #[test]
+    fn a_worker_that_lags_is_told_after_a_while() {
+        let status = Status::new(1, std::iter::empty());
+        status.state().epoch = 2;
+        status.worker(0, |state| state.epoch = 1);
+        let state = status.state().clone();
+        assert_eq!(state.obstacles(state.published).len(), 0);
+        let later = state.published + std::time::Duration::from_secs(6);
+        assert_eq!(state.obstacles(later)[0].reason, "it judges by epoch 1, and 2 was published");
+    }
+
+    #[tokio::test]
+    async fn figures_are_prometheus_text() {
+        let (address, status, counters) = port().await;
+        counters[1].commands.add(42);
+        counters[0].epoch.set(3);
+        status.target(1, |state| state.catalog_version = 2);
+        let (code, page) = get(address, "GET /metrics").await;
+        assert_eq!(code, 200);
+        for line in [
+            "# TYPE lockgate_commands_total counter",
+            "lockgate_commands_total{worker=\"0\"} 0",
+            "lockgate_commands_total{worker=\"1\"} 42",
+            "lockgate_epoch{worker=\"0\"} 3",
+            "lockgate_target_up{target=\"orders\"} 0",
+            "lockgate_target_up{target=\"a\\\"b\"} 1",
+            "lockgate_target_catalog_version{target=\"a\\\"b\"} 2",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
+        }
+        let mut announced = std::collections::HashSet::new();
+        for line in page.lines().filter(|line| line.starts_with("# TYPE ")) {
+            assert!(announced.insert(line), "{line} stands twice");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there() {
+        let (address, ..) = port().await;
+        assert_eq!(get(address, "GET /").await.0, 404);
+        assert_eq!(get(address, "POST /metrics").await.0, 405);
+    }
+}

@@ -209,3 +209,181 @@ fn mask(kind: MaskKind) -> Mask {
         MaskKind::KeepDomain => Mask::KeepDomain,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use lockgate_facts::postgres::Catalog;
+    use lockgate_lane::{Identity, LoginRequest, Secret, Target, TargetTls, Verifier};
+
+    use super::*;
+    use crate::Account;
+
+    const POLICY: &str = r#"
+policy agents for group "ai" on target "orders" {
+    allow read on public.*
+    mask  public.customers.email with keep domain
+    mask  public.*.email         with redact
+}
+policy ops for user "olga" on target "orders", "ledger" {
+    allow * on *
+}
+"#;
+
+    fn policies(text: &str) -> Policies {
+        let path: PathBuf = std::env::temp_dir().join(format!(
+            "lockgate-publish-{}-{:?}.policy",
+            std::process::id(),
+            std::thread::current().id()
+        ));
+        std::fs::write(&path, text).unwrap();
+        let policies = crate::policies::load(std::slice::from_ref(&path)).unwrap();
+        std::fs::remove_file(path).unwrap();
+        policies
+    }
+
+    fn target(name: &str) -> TargetSetup {
+        let target = Target {
+            name: name.to_owned(),
+            address: String::from("127.0.0.1:5432"),
+            database: String::from("d"),
+            user: String::from("u"),
+            password: Some(Secret::new(b"p".to_vec())),
+            tls: TargetTls::Disable,
+        };
+        let catalog = Account { user: String::from("u"), password: None };
+        TargetSetup { target: Arc::new(target), host: String::from("127.0.0.1"), port: 5432, tls: None, catalog }
+    }
+
+    fn user(name: &str, groups: &[&str]) -> User {
+        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        User {
+            identity: Arc::new(Identity { name: name.to_owned(), groups }),
+            verifier: Arc::new(Verifier::decoy(&[0; 32], name)),
+        }
+    }
+
+    fn publisher() -> Publisher {
+        let users = vec![user("agent-7", &["ai"]), user("olga", &[]), user("nobody", &[])];
+        Publisher::new(users, policies(POLICY), vec![target("orders"), target("ledger")], [7; 32])
+    }
+
+    fn read() -> Read {
+        Read { catalog: Arc::new(Catalog::empty()), columns: Arc::from([]) }
+    }
+
+    fn pairs(snapshot: &Snapshot) -> Vec<(&str, &str, u64)> {
+        let mut pairs: Vec<_> = snapshot
+            .standings
+            .iter()
+            .map(|((user, target), standing)| (user.as_str(), target.as_str(), standing.epoch))
+            .collect();
+        pairs.sort_unstable();
+        pairs
+    }
+
+    fn grant(snapshot: &Snapshot, user: &str, database: &str) -> Result<String, String> {
+        let request = LoginRequest { user: user.to_owned(), database: database.to_owned(), tls: false };
+        snapshot.login(&request).grant.map(|grant| format!("{}@{}", grant.identity.name, grant.target.name))
+    }
+
+    #[test]
+    fn nobody_connects_before_the_catalog_is_known_and_then_only_whom_policy_names() {
+        let mut publisher = publisher();
+        let first = publisher.publish().unwrap().snapshot;
+        assert_eq!((first.epoch, pairs(&first)), (1, vec![]));
+        assert!(grant(&first, "olga", "orders").unwrap_err().contains("catalog could not be read yet"));
+        assert!(publisher.publish().is_none(), "nothing has changed");
+
+        publisher.catalog(0, read());
+        let second = publisher.publish().unwrap().snapshot;
+        assert_eq!(pairs(&second), [("agent-7", "orders", 2), ("olga", "orders", 2)]);
+        assert_eq!(grant(&second, "agent-7", "orders").unwrap(), "agent-7@orders");
+        assert!(grant(&second, "nobody", "orders").unwrap_err().contains("no policy lets it"));
+        assert!(grant(&second, "agent-7", "payroll").unwrap_err().contains("no target is named \"payroll\""));
+        assert!(grant(&second, "mallory", "orders").unwrap_err().contains("unknown user"));
+    }
+
+    #[test]
+    fn only_what_changed_is_made_anew() {
+        let mut publisher = publisher();
+        publisher.catalog(0, read());
+        publisher.catalog(1, read());
+        let first = publisher.publish().unwrap().snapshot;
+        publisher.catalog(1, read());
+        let second = publisher.publish().unwrap().snapshot;
+        assert_eq!(pairs(&second), [("agent-7", "orders", 1), ("olga", "ledger", 2), ("olga", "orders", 1)]);
+        let kept = (String::from("olga"), String::from("orders"));
+        assert!(Arc::ptr_eq(&first.standings[&kept], &second.standings[&kept]));
+    }
+
+    #[test]
+    fn addresses_are_published_when_they_are_others() {
+        let mut publisher = publisher();
+        publisher.publish().unwrap();
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (one, two) = (address("10.0.0.1:5432"), address("10.0.0.2:5432"));
+        publisher.addresses(0, vec![one, two]);
+        let published = publisher.publish().unwrap().snapshot;
+        assert_eq!(published.targets["orders"].addresses, [one, two]);
+        assert_eq!(published.targets["ledger"].addresses, [address("127.0.0.1:5432")]);
+        publisher.addresses(0, vec![two, one]);
+        assert!(publisher.publish().is_none(), "a rotation is no change");
+        publisher.addresses(0, vec![two]);
+        assert_eq!(publisher.publish().unwrap().snapshot.targets["orders"].addresses, [two]);
+    }
+
+    #[test]
+    fn a_mask_without_its_column_is_told() {
+        let mut publisher = publisher();
+        assert_eq!(publisher.publish().unwrap().warnings, Vec::<String>::new(), "nothing is known yet");
+        publisher.catalog(0, read());
+        let warnings = publisher.publish().unwrap().warnings;
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[1].contains("no column public.customers.email"), "{warnings:?}");
+    }
+
+    #[test]
+    fn the_strongest_mask_wins_a_column_in_any_order() {
+        let rule = |name: &str, mask: MaskKind| MaskRule {
+            rule: name.to_owned(),
+            schema: String::from("s"),
+            table: String::from("t"),
+            column: String::from("c"),
+            mask,
+        };
+        let weak_to_strong =
+            [MaskKind::KeepLast(4), MaskKind::KeepLast(2), MaskKind::KeepDomain, MaskKind::Redact, MaskKind::Null];
+        for pair in weak_to_strong.windows(2) {
+            for order in [[0, 1], [1, 0]] {
+                let mut masks = ColumnMasks::default();
+                for index in order {
+                    add(&mut masks, (1, 1), &rule("r", pair[index]), &Arc::from("s.t.c"));
+                }
+                assert_eq!(masks.rules[&(1, 1)].mask, mask(pair[1]), "{pair:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn patterns_stand_for_the_columns_they_match() {
+        let name = |schema: &str, table: &str, column: &str| ColumnName {
+            schema: schema.to_owned(),
+            table: table.to_owned(),
+            column: column.to_owned(),
+        };
+        let all = [name("public", "a", "email"), name("public", "b", "email"), name("sales", "a", "email")];
+        let read = Read { catalog: Arc::new(Catalog::empty()), columns: Arc::from(all.clone()) };
+        let rule = |schema: &str, table: &str| MaskRule {
+            rule: String::from("r"),
+            schema: schema.to_owned(),
+            table: table.to_owned(),
+            column: String::from("email"),
+            mask: MaskKind::Null,
+        };
+        assert_eq!(named_by(&rule("public", "*"), &read), all[..2]);
+        assert_eq!(named_by(&rule("*", "a"), &read), [all[0].clone(), all[2].clone()]);
+        assert_eq!(named_by(&rule("public", "z"), &read), [name("public", "z", "email")], "an exact name stays");
+    }
+}

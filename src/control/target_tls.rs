@@ -206,3 +206,96 @@ impl ServerCertVerifier for Verifier {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+
+    use super::*;
+
+    struct Made {
+        ca: CertificateDer<'static>,
+        server: CertificateDer<'static>,
+        own: CertificateDer<'static>,
+        stranger: CertificateDer<'static>,
+    }
+
+    /// A server's certificate for db.example.net by an authority, one signed by itself, and one of an unknown authority.
+    fn made() -> Made {
+        let authority = |name: &str| {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+        };
+        let names = || CertificateParams::new(vec![String::from("db.example.net"), String::from("10.0.0.7")]).unwrap();
+        let (ca, other) = (authority("ca"), authority("other"));
+        let key = KeyPair::generate().unwrap();
+        let mut own = names();
+        // What `openssl req -x509` makes: an authority that serves.
+        own.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Made {
+            server: names().signed_by(&key, &ca).unwrap().der().clone(),
+            stranger: names().signed_by(&key, &other).unwrap().der().clone(),
+            own: own.self_signed(&key).unwrap().der().clone(),
+            ca: ca.der().clone(),
+        }
+    }
+
+    fn roots(certificates: &[&CertificateDer<'static>]) -> Trust {
+        let mut roots = RootCertStore::empty();
+        let pinned: Vec<_> = certificates.iter().map(|certificate| (*certificate).clone()).collect();
+        roots.add_parsable_certificates(pinned.iter().cloned());
+        Trust::Roots { roots: Arc::new(roots), pinned }
+    }
+
+    fn verifies(trust: Trust, name: bool, certificate: &CertificateDer<'_>, host: &str, now: UnixTime) -> bool {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let host = ServerName::try_from(host.to_owned()).unwrap();
+        Verifier::new(&provider, trust, name).verify_server_cert(certificate, &[], &host, &[], now).is_ok()
+    }
+
+    #[test]
+    fn each_mode_verifies_what_it_promises_and_no_less() {
+        let made = made();
+        let now = UnixTime::now();
+        for (certificate, host, require, ca, full) in [
+            (&made.server, "db.example.net", true, true, true),
+            (&made.server, "10.0.0.7", true, true, true),
+            (&made.server, "other.example.net", true, true, false),
+            (&made.server, "10.0.0.8", true, true, false),
+            (&made.own, "db.example.net", true, true, true),
+            (&made.own, "other.example.net", true, true, false),
+            (&made.stranger, "db.example.net", true, false, false),
+        ] {
+            let trust = || roots(&[&made.ca, &made.own]);
+            assert_eq!(verifies(Trust::Anybody, false, certificate, host, now), require, "require {host}");
+            assert_eq!(verifies(trust(), false, certificate, host, now), ca, "verify-ca {host}");
+            assert_eq!(verifies(trust(), true, certificate, host, now), full, "verify-full {host}");
+        }
+        let garbage = CertificateDer::from(vec![1, 2, 3]);
+        assert!(!verifies(Trust::Anybody, false, &garbage, "db.example.net", now), "no certificate at all");
+    }
+
+    #[test]
+    fn dates_count_for_pinned_certificates_too() {
+        let made = made();
+        for years in [0, 3000] {
+            let then = UnixTime::since_unix_epoch(Duration::from_secs(years * 31_557_600));
+            assert!(!verifies(roots(&[&made.own]), true, &made.own, "db.example.net", then), "{years}");
+            assert!(!verifies(roots(&[&made.ca]), true, &made.server, "db.example.net", then), "{years}");
+        }
+    }
+
+    #[test]
+    fn modes_that_verify_nothing_need_no_authorities() {
+        assert!(client(TargetTls::Disable, "db", None).unwrap().is_none());
+        assert!(client(TargetTls::Require, "db", None).unwrap().is_some());
+        let none = client(TargetTls::VerifyFull, "db", Some(Path::new("/nonexistent"))).unwrap_err();
+        assert!(none.of_ca && none.text.contains("cannot be read"), "{none:?}");
+        let name = client(TargetTls::Require, "-", None).unwrap_err();
+        assert!(!name.of_ca && name.text.contains("cannot stand in a certificate"), "{name:?}");
+    }
+}

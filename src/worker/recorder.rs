@@ -74,8 +74,18 @@ pub(crate) struct Recorder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Open,
-    Finishing { until_ns: u64 },
-    Syncing { until_ns: u64, file: FileId },
+    /// What waits is being written.
+    Finishing {
+        until_ns: u64,
+    },
+    /// The last block of all is in flight.
+    Closing {
+        until_ns: u64,
+    },
+    Syncing {
+        until_ns: u64,
+        file: FileId,
+    },
     Done,
 }
 
@@ -130,7 +140,9 @@ impl Recorder {
         };
         let ask = self.asked.filter(|_| self.down.is_some()).map(|(_, at_ns)| at_ns + ASK_AGAIN_NS);
         let end = match self.end {
-            End::Finishing { until_ns } | End::Syncing { until_ns, .. } => Some(until_ns),
+            End::Finishing { until_ns } | End::Closing { until_ns } | End::Syncing { until_ns, .. } => {
+                Some(until_ns)
+            }
             End::Open | End::Done => None,
         };
         [write.filter(|_| self.down.is_none()), age, ask, end].into_iter().flatten().min()
@@ -199,6 +211,9 @@ impl Recorder {
                 let why = error.to_string();
                 self.writer.failed(token, buf, &why, turn.now);
                 self.last = false;
+                if let End::Closing { until_ns } = self.end {
+                    self.end = End::Finishing { until_ns };
+                }
                 if let Some(file) = self.file.take() {
                     ring.close_file(file);
                 }
@@ -296,7 +311,7 @@ impl Recorder {
     fn complete<D: Driver>(&mut self, ring: &mut D, now: Time) {
         let Some(file) = self.file.take() else { return };
         ring.sync(file, u64::from(file.0));
-        if let End::Finishing { .. } = self.end {
+        if let End::Closing { .. } = self.end {
             self.end = End::Syncing { until_ns: now.monotonic_ns + FINISH_NS_MAX, file };
         } else {
             ring.close_file(file);
@@ -305,10 +320,14 @@ impl Recorder {
 
     /// The clean end: when nothing is left to seal, the last block.
     fn finish<D: Driver>(&mut self, ring: &mut D, draft: &Draft, now: Time, counters: &Counters) {
-        let (End::Finishing { until_ns } | End::Syncing { until_ns, .. }) = self.end else { return };
-        if now.monotonic_ns >= until_ns
-            || (self.down.is_some() && self.next.is_none() && !self.writer.is_busy())
-        {
+        let until_ns = match self.end {
+            End::Finishing { until_ns } | End::Closing { until_ns } | End::Syncing { until_ns, .. } => {
+                until_ns
+            }
+            End::Open | End::Done => return,
+        };
+        let hopeless = self.down.is_some() && self.next.is_none() && !self.writer.is_busy();
+        if now.monotonic_ns >= until_ns || hopeless {
             tracing::error!(
                 worker = self.worker,
                 bytes_lost = draft.len(),
@@ -321,6 +340,7 @@ impl Recorder {
             && matches!(self.end, End::Finishing { .. })
             && let Some(write) = self.writer.finish(now)
         {
+            self.end = End::Closing { until_ns };
             self.launch(ring, write, now, counters);
         }
     }
