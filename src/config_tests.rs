@@ -33,6 +33,9 @@ paths = ["policies/"]
 bind = "127.0.0.1:6480"
 "#;
 
+/// What is replaced in `GOOD`, by what, and the mistakes that come of it: their keys and some of their words.
+type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
+
 /// A folder with all that `GOOD` names, and some things that are wrong.
 fn folder() -> Folder {
     let folder = Folder::new("config");
@@ -46,7 +49,11 @@ fn folder() -> Folder {
     write("secrets/agent-7", "hunter2-agent\n", 0o600);
     write("secrets/open", "hunter2-open\n", 0o644);
     write("policies/orders.policy", POLICY, 0o644);
-    write("broken/broken.policy", "policy x for group \"a\" on target \"orders\" { allow flurble on * }", 0o644);
+    write(
+        "broken/broken.policy",
+        "policy x for group \"a\" on target \"orders\" { allow flurble on * }",
+        0o644,
+    );
     fs::create_dir(folder.path().join("nothing")).unwrap();
     for (name, mode) in [("a", 0o600), ("b", 0o600), ("open", 0o644)] {
         let made = rcgen::generate_simple_self_signed(vec![String::from("localhost")]).unwrap();
@@ -128,7 +135,7 @@ fn the_catalog_may_have_an_account_of_its_own() {
 #[test]
 fn each_mistake_is_found_at_its_key() {
     let folder = folder();
-    let cases: &[(&str, &str, &[(&str, &str)])] = &[
+    let cases: &[Case] = &[
         ("count = 2", "count = 0", &[("workers.count", "out of bounds")]),
         ("count = 2", "count = -1", &[("workers.count", "not a whole number")]),
         ("count = 2", "count = \"2\"", &[("workers.count", "not a text")]),
@@ -140,19 +147,43 @@ fn each_mistake_is_found_at_its_key() {
         ("data_dir = \"var\"", "data_dir = \"\"", &[("data_dir", "empty")]),
         ("data_dir = \"var\"", "limit = 3", &[("limit", "did you mean \"limits\"?")]),
         ("[workers]", "[limits]\nlogin_timeout = \"15\"\n[workers]", &[("limits.login_timeout", "\"15s\"")]),
-        ("[workers]", "[limits]\nlogin_timeout = 15\n[workers]", &[("limits.login_timeout", "not a whole number")]),
-        ("[workers]", "[limits]\nlogin_timeout = \"11m\"\n[workers]", &[("limits.login_timeout", "out of bounds")]),
-        ("[workers]", "[limits]\nlogin_timeout = \"999ms\"\n[workers]", &[("limits.login_timeout", "out of bounds")]),
+        (
+            "[workers]",
+            "[limits]\nlogin_timeout = 15\n[workers]",
+            &[("limits.login_timeout", "not a whole number")],
+        ),
+        (
+            "[workers]",
+            "[limits]\nlogin_timeout = \"11m\"\n[workers]",
+            &[("limits.login_timeout", "out of bounds")],
+        ),
+        (
+            "[workers]",
+            "[limits]\nlogin_timeout = \"999ms\"\n[workers]",
+            &[("limits.login_timeout", "out of bounds")],
+        ),
         (
             "[workers]",
             "[limits]\nlogin_timeout = \"600500ms\"\n[workers]",
             &[("limits.login_timeout", "out of bounds")],
         ),
         ("[workers]", "[limits]\nrow_bytes_max = \"1MB\"\n[workers]", &[("limits.row_bytes_max", "MiB")]),
-        ("[workers]", "[recording]\ndurability = \"disk\"\n[workers]", &[("recording.durability", "\"async\", \"os\"")]),
-        ("[workers]", "[recording]\nsegment_bytes = \"1KiB\"\n[workers]", &[("recording.segment_bytes", "4MiB")]),
+        (
+            "[workers]",
+            "[recording]\ndurability = \"disk\"\n[workers]",
+            &[("recording.durability", "\"async\", \"os\"")],
+        ),
+        (
+            "[workers]",
+            "[recording]\nsegment_bytes = \"1KiB\"\n[workers]",
+            &[("recording.segment_bytes", "4MiB")],
+        ),
         ("[workers]", "[log]\nlevel = \"verbose\"\n[workers]", &[("log.level", "is not one of")]),
-        ("protocol = \"postgres\"\nbind", "bind", &[("listener[0].protocol", "write protocol = \"postgres\"")]),
+        (
+            "protocol = \"postgres\"\nbind",
+            "bind",
+            &[("listener[0].protocol", "write protocol = \"postgres\"")],
+        ),
         ("bind = \"127.0.0.1:6432\"", "bind = \"localhost:6432\"", &[("listener[0].bind", "127.0.0.1:6432")]),
         ("tls = \"optional\"", "tls = \"option\"", &[("listener[0].tls", "did you mean \"optional\"?")]),
         ("tls = \"optional\"", "tls = true", &[("listener[0].tls", "not true or false")]),
@@ -162,7 +193,11 @@ fn each_mistake_is_found_at_its_key() {
             "certificate = \"tls/a.pem\"\nkey = \"tls/b.key\"",
             &[("listener[0].key", "is not the key of the certificate")],
         ),
-        ("tls = \"optional\"", "certificate = \"tls/a.pem\"", &[("listener[0].key", "missing beside certificate")]),
+        (
+            "tls = \"optional\"",
+            "certificate = \"tls/a.pem\"",
+            &[("listener[0].key", "missing beside certificate")],
+        ),
         ("tls = \"optional\"", "key = \"tls/a.key\"", &[("listener[0].certificate", "missing beside key")]),
         (
             "tls = \"optional\"",
@@ -183,18 +218,38 @@ fn each_mistake_is_found_at_its_key() {
         ("name = \"orders\"", "", &[("target[0].name", "write name = \"orders\"")]),
         ("127.0.0.1:5432", "127.0.0.1", &[("target[0].address", "names no port")]),
         ("tls = \"disable\"", "tls = \"prefer\"", &[("target[0].tls", "\"verify-full\"")]),
-        ("tls = \"disable\"", "tls = \"require\"\nca = \"tls/a.pem\"", &[("target[0].ca", "verifies nothing")]),
+        (
+            "tls = \"disable\"",
+            "tls = \"require\"\nca = \"tls/a.pem\"",
+            &[("target[0].ca", "verifies nothing")],
+        ),
         ("tls = \"disable\"", "ca = \"tls/none.pem\"", &[("target[0].ca", "cannot be read")]),
         ("tls = \"disable\"", "ca = \"tls/empty.pem\"", &[("target[0].ca", "no certificate in it")]),
         ("secrets/orders", "secrets/none", &[("target[0].password", "No such file")]),
         ("secrets/orders", "secrets/open", &[("target[0].password", "chmod 600")]),
         ("secrets/orders", "secrets", &[("target[0].password", "is not a file")]),
         ("{ file = \"secrets/orders\" }", "\"hunter2\"", &[("target[0].password", "{ file = \"…\" }")]),
-        ("{ file = \"secrets/orders\" }", "{ env = \"LOCKGATE_NONE\" }", &[("target[0].password", "is not set")]),
-        ("{ file = \"secrets/orders\" }", "{ file = \"a\", env = \"b\" }", &[("target[0].password", "one of them")]),
+        (
+            "{ file = \"secrets/orders\" }",
+            "{ env = \"LOCKGATE_NONE\" }",
+            &[("target[0].password", "is not set")],
+        ),
+        (
+            "{ file = \"secrets/orders\" }",
+            "{ file = \"a\", env = \"b\" }",
+            &[("target[0].password", "one of them")],
+        ),
         ("{ file = \"secrets/orders\" }", "{ fiel = \"a\" }", &[("target[0].password", "one of them")]),
-        ("tls = \"disable\"", "tls = \"disable\"\n[target.catalog]", &[("target[0].catalog.user", "is missing")]),
-        ("groups = [\"ai-agents\"]", "groups = \"ai-agents\"", &[("user[0].groups", "a list of texts, not a text")]),
+        (
+            "tls = \"disable\"",
+            "tls = \"disable\"\n[target.catalog]",
+            &[("target[0].catalog.user", "is missing")],
+        ),
+        (
+            "groups = [\"ai-agents\"]",
+            "groups = \"ai-agents\"",
+            &[("user[0].groups", "a list of texts, not a text")],
+        ),
         ("groups = [\"ai-agents\"]", "groups = [\"a\", 7]", &[("user[0].groups[1]", "must be a text")]),
         ("password = { file = \"secrets/agent-7\" }", "", &[("user[0].password", "is missing")]),
         ("policies/", "policys/", &[("policy.paths", "cannot be read")]),
@@ -269,7 +324,10 @@ fn twins_are_refused() {
         ("listener", "[[listener]]\nprotocol = \"postgres\"\nbind = \"127.0.0.1:6432\"\n"),
     ] {
         let found = mistakes(&folder, &format!("{GOOD}{more}"));
-        assert!(found.contains(&format!("{table}: more than one has")) && found.lines().count() == 1, "{found}");
+        assert!(
+            found.contains(&format!("{table}: more than one has")) && found.lines().count() == 1,
+            "{found}"
+        );
     }
     let free = GOOD.replace(":6432", ":0").replace(":6480", ":0");
     assert_eq!(mistakes(&folder, &free), "", "port 0 is another port each time");
@@ -279,7 +337,9 @@ fn twins_are_refused() {
 fn an_empty_file_says_what_it_takes() {
     let folder = folder();
     let found = mistakes(&folder, "");
-    for part in ["listener: is missing: write at least one [[listener]]", "target: is missing", "policy: is missing"] {
+    for part in
+        ["listener: is missing: write at least one [[listener]]", "target: is missing", "policy: is missing"]
+    {
         assert!(found.contains(part), "{found}");
     }
     assert_eq!(found.lines().count(), 3, "{found}");
@@ -302,10 +362,17 @@ fn mistakes_of_syntax_have_a_line_and_show_no_text() {
 #[test]
 fn what_is_odd_is_a_warning() {
     let folder = folder();
-    let text = GOOD.replacen("[\"ai-agents\"]", "[\"ai-agent\"]", 1).replacen("\"policies/\"", "\"policies/\", \"nothing\"", 1);
+    let text = GOOD.replacen("[\"ai-agents\"]", "[\"ai-agent\"]", 1).replacen(
+        "\"policies/\"",
+        "\"policies/\", \"nothing\"",
+        1,
+    );
     let config = Config::parse(folder.path().join("lockgate.toml"), &text).unwrap();
     let warnings: String = config.warnings.iter().map(|warning| format!("{warning}\n")).collect();
-    assert!(warnings.contains("no policy lets \"agent-7\" (groups: ai-agent) connect to any target"), "{warnings}");
+    assert!(
+        warnings.contains("no policy lets \"agent-7\" (groups: ai-agent) connect to any target"),
+        "{warnings}"
+    );
     assert!(warnings.contains("has no *.policy file in it"), "{warnings}");
 }
 
@@ -321,8 +388,15 @@ fn every_key_is_read() {
             table => format!("[{table}]\n"),
         };
         let found = mistakes(&folder, &format!("{header}{} = 1979-05-27\n", key.name));
-        assert!(found.contains(&format!(".{}: ", key.name)) || found.contains(&format!(" {}: ", key.name)), "{found}");
-        assert!(found.contains("not a date") || found.contains("a secret does not stand"), "{}: {found}", key.name);
+        assert!(
+            found.contains(&format!(".{}: ", key.name)) || found.contains(&format!(" {}: ", key.name)),
+            "{found}"
+        );
+        assert!(
+            found.contains("not a date") || found.contains("a secret does not stand"),
+            "{}: {found}",
+            key.name
+        );
     }
 }
 
@@ -330,7 +404,8 @@ fn every_key_is_read() {
 #[test]
 fn defaults_and_examples_are_right() {
     let folder = folder();
-    for key in keys::KEYS.iter().filter(|key| !matches!(key.kind, Kind::Table | Kind::Tables | Kind::Secret)) {
+    for key in keys::KEYS.iter().filter(|key| !matches!(key.kind, Kind::Table | Kind::Tables | Kind::Secret))
+    {
         let quoted = |text: &str| match key.kind {
             Kind::Integer(..) => text.to_owned(),
             _ => format!("\"{text}\""),
@@ -354,7 +429,8 @@ fn defaults_and_examples_are_right() {
                 table => format!("{table}.{}", key.name),
             };
             let complaint = found.lines().find(|line| line.contains(&format!(": {path}: ")));
-            let about_files = complaint.is_some_and(|line| line.contains("cannot be read") || line.contains("beside"));
+            let about_files =
+                complaint.is_some_and(|line| line.contains("cannot be read") || line.contains("beside"));
             assert!(complaint.is_none() || about_files, "{} = {value}: {complaint:?}", key.name);
         }
     }

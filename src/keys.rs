@@ -6,8 +6,6 @@ use std::fmt::Write as _;
 /// What a value must look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Any text that is not empty.
-    Text,
     /// A name: 1 to 63 bytes, no control characters.
     Name,
     /// One of these words.
@@ -80,7 +78,7 @@ const fn key(
 
 use Absent::{Default, Means, Mistake};
 use Kind::{
-    Choice, Duration, HostPort, Integer, Name, Path, Paths, Secret, Size, Socket, Table, Tables, Text, Texts,
+    Choice, Duration, HostPort, Integer, Name, Path, Paths, Secret, Size, Socket, Table, Tables, Texts,
 };
 
 /// All of them, in the order of the reference.
@@ -267,7 +265,6 @@ fn absent_words(key: &Key) -> String {
 /// A kind in words, as messages and the reference say it.
 pub fn value_words(kind: Kind) -> String {
     match kind {
-        Text => String::from("a text"),
         Name => String::from("a name (1 to 63 bytes)"),
         Choice(words) => {
             let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();

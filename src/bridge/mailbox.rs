@@ -1,7 +1,7 @@
 //! A bounded, lock-free mailbox whose receiver is woken: many senders, one receiver, neither ever waits.
 
 use std::fmt;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 
 /// Something that ends the receiver's wait: a ring's waker, or a runtime's notification.
@@ -80,10 +80,7 @@ impl<T> Outlet<T> {
 impl<T> Inbox<T> {
     /// The next message, if one is there.
     pub fn take(&self) -> Option<T> {
-        match self.receiver.try_recv() {
-            Ok(message) => Some(message),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.receiver.try_recv().ok()
     }
 }
 

@@ -92,7 +92,8 @@ mod tests {
         let counters: Vec<Arc<Counters>> = (0..2).map(|_| Arc::default()).collect();
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
-        let admin = Admin { status: status.clone(), counters: counters.clone().into(), started: SystemTime::now() };
+        let admin =
+            Admin { status: status.clone(), counters: counters.clone().into(), started: SystemTime::now() };
         tokio::spawn(serve(socket, admin));
         (address, status, counters)
     }
@@ -110,7 +111,9 @@ mod tests {
     async fn reasons(address: std::net::SocketAddr) -> (u16, Vec<String>) {
         let (code, body) = get(address, "GET /readyz").await;
         let body: Value = serde_json::from_str(&body).unwrap();
-        let each = |reason: &Value| format!("{} {}", reason["what"].as_str().unwrap(), reason["name"].as_str().unwrap());
+        let each = |reason: &Value| {
+            format!("{} {}", reason["what"].as_str().unwrap(), reason["name"].as_str().unwrap())
+        };
         (code, body["reasons"].as_array().unwrap().iter().map(each).collect())
     }
 

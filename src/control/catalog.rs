@@ -99,7 +99,8 @@ impl Watch {
             let event = if self.fingerprint.as_ref() == Some(&now) {
                 Event::CatalogConfirmed { target: self.target }
             } else {
-                let (fingerprint, read) = in_time("reading the catalog", read(client, self.version + 1)).await?;
+                let (fingerprint, read) =
+                    in_time("reading the catalog", read(client, self.version + 1)).await?;
                 self.version += 1;
                 self.fingerprint = Some(fingerprint);
                 Event::Catalog { target: self.target, read }

@@ -11,6 +11,8 @@ mod admin;
 mod catalog;
 mod desk;
 mod identity;
+#[cfg(test)]
+mod live_tests;
 mod metrics;
 pub mod policies;
 mod publish;

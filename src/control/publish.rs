@@ -253,7 +253,13 @@ policy ops for user "olga" on target "orders", "ledger" {
             tls: TargetTls::Disable,
         };
         let catalog = Account { user: String::from("u"), password: None };
-        TargetSetup { target: Arc::new(target), host: String::from("127.0.0.1"), port: 5432, tls: None, catalog }
+        TargetSetup {
+            target: Arc::new(target),
+            host: String::from("127.0.0.1"),
+            port: 5432,
+            tls: None,
+            catalog,
+        }
     }
 
     fn user(name: &str, groups: &[&str]) -> User {
@@ -353,8 +359,13 @@ policy ops for user "olga" on target "orders", "ledger" {
             column: String::from("c"),
             mask,
         };
-        let weak_to_strong =
-            [MaskKind::KeepLast(4), MaskKind::KeepLast(2), MaskKind::KeepDomain, MaskKind::Redact, MaskKind::Null];
+        let weak_to_strong = [
+            MaskKind::KeepLast(4),
+            MaskKind::KeepLast(2),
+            MaskKind::KeepDomain,
+            MaskKind::Redact,
+            MaskKind::Null,
+        ];
         for pair in weak_to_strong.windows(2) {
             for order in [[0, 1], [1, 0]] {
                 let mut masks = ColumnMasks::default();
@@ -384,6 +395,10 @@ policy ops for user "olga" on target "orders", "ledger" {
         };
         assert_eq!(named_by(&rule("public", "*"), &read), all[..2]);
         assert_eq!(named_by(&rule("*", "a"), &read), [all[0].clone(), all[2].clone()]);
-        assert_eq!(named_by(&rule("public", "z"), &read), [name("public", "z", "email")], "an exact name stays");
+        assert_eq!(
+            named_by(&rule("public", "z"), &read),
+            [name("public", "z", "email")],
+            "an exact name stays"
+        );
     }
 }

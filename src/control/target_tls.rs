@@ -230,7 +230,9 @@ mod tests {
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
         };
-        let names = || CertificateParams::new(vec![String::from("db.example.net"), String::from("10.0.0.7")]).unwrap();
+        let names = || {
+            CertificateParams::new(vec![String::from("db.example.net"), String::from("10.0.0.7")]).unwrap()
+        };
         let (ca, other) = (authority("ca"), authority("other"));
         let key = KeyPair::generate().unwrap();
         let mut own = names();
@@ -251,7 +253,13 @@ mod tests {
         Trust::Roots { roots: Arc::new(roots), pinned }
     }
 
-    fn verifies(trust: Trust, name: bool, certificate: &CertificateDer<'_>, host: &str, now: UnixTime) -> bool {
+    fn verifies(
+        trust: Trust,
+        name: bool,
+        certificate: &CertificateDer<'_>,
+        host: &str,
+        now: UnixTime,
+    ) -> bool {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let host = ServerName::try_from(host.to_owned()).unwrap();
         Verifier::new(&provider, trust, name).verify_server_cert(certificate, &[], &host, &[], now).is_ok()

@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::{Account, Bell, Control, Setup, TargetSetup, UserSetup, WorkerLink, policies};
 use lockgate_bridge::{Inbox, Notice, Order, Outlet, Snapshot, Wake, mailbox};
-use lockgate_control::{Account, Bell, Control, Setup, TargetSetup, UserSetup, WorkerLink, policies};
 use lockgate_lane::{Identity, SaltRequest, Secret, Target, TargetTls, Verifier};
 
 /// Where Debian puts the server's programs.
@@ -43,7 +43,13 @@ impl Server {
         fs::write(&password, "grüße\n").unwrap();
         let data = folder.join("data");
         let made = server_command("initdb")
-            .args(["--auth=scram-sha-256", "--username=postgres", "--encoding=UTF8", "--locale=C", "--no-sync"])
+            .args([
+                "--auth=scram-sha-256",
+                "--username=postgres",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--no-sync",
+            ])
             .arg(format!("--pwfile={}", password.display()))
             .arg("-D")
             .arg(&data)
@@ -168,7 +174,10 @@ impl Gateway {
                 catalog: Account { user: String::from("postgres"), password: Some(secret()) },
             }],
             users: vec![UserSetup {
-                identity: Arc::new(Identity { name: String::from("agent-7"), groups: vec![String::from("ai")] }),
+                identity: Arc::new(Identity {
+                    name: String::from("agent-7"),
+                    groups: vec![String::from("ai")],
+                }),
                 password: Secret::new(b"pw".to_vec()),
             }],
             policies: policies::load(&[policy]).unwrap(),
@@ -181,7 +190,7 @@ impl Gateway {
             bell,
             workers: vec![WorkerLink { outlet, counters: Arc::default() }],
         };
-        let (control, first) = lockgate_control::start(setup).unwrap();
+        let (control, first) = crate::start(setup).unwrap();
         Gateway { control, first, orders, notices, admin: address, recordings }
     }
 
@@ -226,9 +235,10 @@ fn catalogs_are_read_followed_and_missed() {
     let gateway = Gateway::new(&server);
     let expected = [("public.customers.email", "Redact"), ("public.customers.phone", "Null")];
     assert_eq!(masks(&gateway.first), places(&expected));
-    assert_eq!(gateway.first.targets["orders"].addresses.iter().filter(|at| at.ip().is_loopback()).count(), {
-        gateway.first.targets["orders"].addresses.len()
-    });
+    assert_eq!(
+        gateway.first.targets["orders"].addresses.iter().filter(|at| at.ip().is_loopback()).count(),
+        { gateway.first.targets["orders"].addresses.len() }
+    );
 
     gateway.notices.send(Notice::Adopted { worker: 0, epoch: gateway.first.epoch }).unwrap();
     until("ready", || gateway.get("/readyz").starts_with("HTTP/1.1 200").then_some(()));
@@ -242,7 +252,9 @@ fn catalogs_are_read_followed_and_missed() {
     assert!(changed.elapsed() < Duration::from_secs(5), "found after {:?}", changed.elapsed());
 
     server.stop();
-    until("down", || gateway.get("/metrics").contains("lockgate_target_up{target=\"orders\"} 0").then_some(()));
+    until("down", || {
+        gateway.get("/metrics").contains("lockgate_target_up{target=\"orders\"} 0").then_some(())
+    });
     assert!(gateway.get("/readyz").contains("cannot be checked"), "{}", gateway.get("/readyz"));
     server.start();
     until("up", || gateway.get("/metrics").contains("lockgate_target_up{target=\"orders\"} 1").then_some(()));
@@ -302,7 +314,9 @@ fn workers_get_segments_salted_passwords_and_their_end() {
     assert!(error.contains(&*blocked.display().to_string()), "{error}");
     assert!(gateway.get("/readyz").contains("\"what\":\"recording\""), "{}", gateway.get("/readyz"));
     fs::remove_file(&blocked).unwrap();
-    gateway.order("the segment after all", |order| matches!(order, Order::Segment { number: 8, .. }).then_some(()));
+    gateway.order("the segment after all", |order| {
+        matches!(order, Order::Segment { number: 8, .. }).then_some(())
+    });
     assert!(!gateway.get("/readyz").contains("\"what\":\"recording\""), "{}", gateway.get("/readyz"));
 
     gateway.control.drain();
