@@ -222,7 +222,7 @@ def recording(story, lockgate, work):
     story.expect(AGENT in shown and TARGET in shown, f"the list should hold the session of {AGENT} on {TARGET}", shown)
 
     story.begin("show: who, what, the verdict and its rule, the rows as the agent saw them")
-    shown = replayed(story, lockgate, "show")
+    shown = replayed(story, lockgate, "show", "last")
     for word in ("DROP TABLE sales.orders", "schema changes go through migrations", "called the customer", AGENT):
         story.expect(word in shown, f"the transcript should contain: {word}", shown)
     for _, email, ssn, card in CUSTOMERS:
@@ -240,11 +240,11 @@ def recording(story, lockgate, work):
     story.expect(code != 0, "verify should refuse a recording in which one bit was changed", shown)
 
 
-def replayed(story, lockgate, command):
-    say(f"  $ lockgate-replay {command} {lockgate.recordings().relative_to(lockgate.folder)}")
-    code, shown = lockgate.replay(command)
+def replayed(story, lockgate, *words):
+    say(f"  $ lockgate-replay {' '.join(words)} {lockgate.recordings().relative_to(lockgate.folder)}")
+    code, shown = lockgate.replay(*words)
     story.show(shown)
-    story.expect(code == 0, f"lockgate-replay {command} should end with exit 0, not {code}", shown)
+    story.expect(code == 0, f"lockgate-replay {words[0]} should end with exit 0, not {code}", shown)
     return shown
 
 
@@ -266,7 +266,7 @@ def stay(lockgate, agent):
     say("\nEverything stays up; Ctrl-C ends it. Try it from another terminal:\n")
     say(f"  PGPASSWORD=$(cat {password}) psql 'host=127.0.0.1 port={lockgate.port} dbname={TARGET} user={AGENT} sslmode=require'")
     say(f"  {lockgate.binary}-replay list {lockgate.recordings()}")
-    say(f"  {lockgate.binary}-replay show {lockgate.recordings()}")
+    say(f"  {lockgate.binary}-replay show last {lockgate.recordings()}")
     say(f"  curl http://127.0.0.1:{lockgate.admin}/metrics")
     try:
         while lockgate.process.poll() is None:
