@@ -19,7 +19,6 @@ use tracing::{error, info, warn};
 
 use crate::config::{Config, Limits};
 use crate::folders::DataDir;
-use crate::logging::Logging;
 use crate::tls;
 
 /// Orders that a worker has not taken yet, at most.
@@ -48,17 +47,6 @@ impl From<String> for Failure {
 /// Serves until it is told to end.
 pub fn serve(config: Config) -> Result<(), Failure> {
     let started = Instant::now();
-    let logging =
-        Logging::begin(config.log).map_err(|error| Failure(format!("the log cannot be had: {error}")))?;
-    let served = run(config, started);
-    if let Err(failure) = &served {
-        error!("{failure}");
-    }
-    drop(logging);
-    served
-}
-
-fn run(config: Config, started: Instant) -> Result<(), Failure> {
     info!(version = env!("CARGO_PKG_VERSION"), config = %config.file.display(), "starting");
     config.warnings.iter().for_each(|warning| warn!("{warning}"));
     probe()?;
@@ -130,9 +118,10 @@ fn bound<T>(socket: io::Result<T>, address: &impl fmt::Display) -> Result<T, Fai
 /// Every worker's own sockets, by worker.
 fn listeners(config: &Config) -> Result<Vec<Vec<ListenerSetup>>, Failure> {
     let own = own_certificate(config)?;
+    // All of them before the first is bound: a wildcard and an address of one port may well stand beside each other.
+    config.listeners.iter().try_for_each(|listener| refuse_foreign(listener.bind))?;
     let mut by_worker: Vec<Vec<ListenerSetup>> = (0..config.workers).map(|_| Vec::new()).collect();
     for listener in &config.listeners {
-        refuse_foreign(listener.bind)?;
         let rules = Arc::new(listener.rules.clone());
         let tls = match listener.rules.tls {
             ListenerTls::Off => None,
@@ -180,11 +169,20 @@ fn recordings(config: &Config, root: &Path, started: Instant) -> Result<Vec<Reco
     let mut boot = [0; 8];
     lockgate_ring::random(&mut boot)
         .map_err(|error| Failure(format!("the operating system gives no random numbers: {error}")))?;
-    let series = (0..config.workers).map(|worker| {
-        recording(config, root, worker, u64::from_ne_bytes(boot), now(started))
-            .map_err(|error| Failure(format!("the recording {} cannot go on: {error}", root.display())))
+    let (boot, now) = (u64::from_ne_bytes(boot), now(started));
+    // At once: a segment is written whole before it is used, which takes a disk its time.
+    let made: Vec<io::Result<RecordingSetup>> = thread::scope(|scope| {
+        let series: Vec<_> = (0..config.workers)
+            .map(|worker| scope.spawn(move || recording(config, root, worker, boot, now)))
+            .collect();
+        let died = |_| Err(io::Error::other("the thread that recovered it died"));
+        series.into_iter().map(|series| series.join().unwrap_or_else(died)).collect()
     });
-    series.collect()
+    made.into_iter()
+        .map(|made| {
+            made.map_err(|error| Failure(format!("the recording {} cannot go on: {error}", root.display())))
+        })
+        .collect()
 }
 
 fn recording(config: &Config, root: &Path, worker: u32, boot: u64, now: Time) -> io::Result<RecordingSetup> {
@@ -332,7 +330,7 @@ impl Drop for Farewell {
         let failure = match self.result.take() {
             Some(Ok(())) => None,
             Some(Err(error)) => Some(error.to_string()),
-            None => Some(String::from("it panicked; the panic's message is on standard error")),
+            None => Some(String::from("it panicked; the log has the panic's message")),
         };
         let _ = self.ended.send((self.worker, failure));
     }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Findings};
+use crate::logging::Logging;
 use crate::{boot, keys};
 
 /// A gateway between whoever acts on production and what they act on.
@@ -107,13 +108,20 @@ fn serve(file: &Path) -> ExitCode {
         Ok(config) => config,
         Err(findings) => return refuse(file, &findings),
     };
-    match boot::serve(config) {
-        Ok(()) => ExitCode::SUCCESS,
+    let logging = match Logging::begin(config.log) {
+        Ok(logging) => logging,
         Err(error) => {
-            complain(&format!("lockgate: {error}\n"));
-            ExitCode::FAILURE
+            complain(&format!("lockgate: the log cannot be had: {error}\n"));
+            return ExitCode::FAILURE;
         }
+    };
+    let served = boot::serve(config);
+    if let Err(failure) = &served {
+        tracing::error!("{failure}");
     }
+    // Not before this is everything written.
+    drop(logging);
+    if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn check(file: &Path) -> ExitCode {

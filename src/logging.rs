@@ -3,6 +3,7 @@
 //! written.
 
 use std::io::{self, Write};
+use std::panic::PanicHookInfo;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -59,6 +60,7 @@ impl Logging {
             layer.boxed()
         };
         tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
+        std::panic::set_hook(Box::new(panicked));
         Ok(logging)
     }
 
@@ -70,6 +72,13 @@ impl Logging {
             thread::Builder::new().name(String::from("log")).spawn(move || write(out, &waiting, &lost));
         (Logging { queue: queue.clone(), writer: writer.ok() }, queue)
     }
+}
+
+/// A panic goes where everything goes.
+fn panicked(panic: &PanicHookInfo<'_>) {
+    let message = panic.payload_as_str().unwrap_or("(no message)");
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    tracing::error!(panic = message, place, thread = thread::current().name(), "a thread has panicked");
 }
 
 /// What `module_path!` of our crates begins with.

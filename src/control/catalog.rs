@@ -159,12 +159,22 @@ where
     T::TlsConnect: Send,
     <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
 {
-    let (client, connection) = config.connect(tls).await.map_err(|error| text::with_causes(&error))?;
+    let (client, connection) =
+        config.connect(tls).await.map_err(|error| with_help(text::with_causes(&error)))?;
     // What fails here fails the client's next query too, with the reason.
     let driver = tokio::spawn(async move {
         let _ = connection.await;
     });
     Ok(Connection { client, driver })
+}
+
+fn with_help(error: String) -> String {
+    if !error.contains("invalid peer certificate") {
+        return error;
+    }
+    format!(
+        "{error}; the target's `address` must be a name in its certificate, and `ca` name the authority (or that very certificate)"
+    )
 }
 
 /// The connection can not write. `lockgate.role` says whose search path counts, where another account reads.

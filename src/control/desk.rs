@@ -66,6 +66,7 @@ pub(crate) fn spawn(
         segments: HashSet::new(),
         salting: Arc::new(Semaphore::new(SALTS_AT_ONCE)),
         events,
+        told: HashSet::new(),
         drain_timeout: setup.drain_timeout,
         started: setup.started,
         shutdown: Shutdown::No,
@@ -86,6 +87,8 @@ struct Desk {
     events: mpsc::Sender<Event>,
     /// Targets of which nothing has been heard yet.
     waiting: HashSet<usize>,
+    /// Warnings that were logged: a catalog that changes often repeats them. At most one for each mask and target.
+    told: HashSet<String>,
     drain_timeout: Duration,
     started: Instant,
     shutdown: Shutdown,
@@ -156,6 +159,7 @@ impl Desk {
         first: oneshot::Sender<Arc<Snapshot>>,
     ) {
         self.wait_for_catalogs(&mut incoming).await;
+        // Workers are made with the first snapshot; from the second on they are told.
         if let Some(snapshot) = self.publish() {
             let _ = first.send(snapshot);
         }
@@ -169,7 +173,9 @@ impl Desk {
                     while let Ok(event) = incoming.try_recv() {
                         self.event(event);
                     }
-                    self.publish();
+                    if let Some(snapshot) = self.publish() {
+                        self.tell_all(|| Order::Adopt(Arc::clone(&snapshot)));
+                    }
                 }
                 () = bell.0.notified() => while let Some(notice) = notices.take() {
                     self.notice(notice);
@@ -246,8 +252,11 @@ impl Desk {
 
     fn publish(&mut self) -> Option<Arc<Snapshot>> {
         let published = self.publisher.publish()?;
-        for warning in &published.warnings {
-            warn!("{warning}");
+        for warning in published.warnings {
+            if !self.told.contains(&warning) {
+                warn!("{warning}");
+                self.told.insert(warning);
+            }
         }
         let snapshot = published.snapshot;
         info!(epoch = snapshot.epoch, pairs = snapshot.standings.len(), "published");
@@ -256,7 +265,6 @@ impl Desk {
             state.epoch = snapshot.epoch;
             state.published = Instant::now();
         }
-        self.tell_all(|| Order::Adopt(Arc::clone(&snapshot)));
         Some(snapshot)
     }
 
