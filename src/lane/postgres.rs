@@ -131,9 +131,8 @@ impl Lane {
                 self.drive_client(input, &mut turn);
             }
             Side::Server => {
-                let was_blocked = self.blocked(Side::Client);
                 self.drive_server(input, &mut turn);
-                if was_blocked && !self.blocked(Side::Client) {
+                if self.from_client.len() > 0 {
                     self.drive_client(&[], &mut turn);
                 }
             }
@@ -222,8 +221,9 @@ impl Lane {
     /// See [`crate::Lane::blocked`].
     pub fn blocked(&self, side: Side) -> bool {
         match (&self.phase, side) {
-            (Phase::Session(session), Side::Client) => session.is_blocked(),
-            (Phase::Claim(_) | Phase::Connect(_), Side::Client) => true,
+            (Phase::Session(session), Side::Client) => {
+                session.is_blocked() && self.from_client.len() > HELD_BYTES_MAX
+            }
             _ => false,
         }
     }
@@ -316,6 +316,9 @@ impl Lane {
         out.actions.push(Action::Close { reason: CloseReason { fault, text: reason } });
     }
 }
+
+/// Bytes a client may send while the lane waits for the server's answer, before it is read from no more.
+const HELD_BYTES_MAX: usize = 256 << 10;
 
 /// Bytes a client may send before it is asked for any.
 const EARLY_BYTES_MAX: usize = 64 << 10;
