@@ -5,6 +5,7 @@ import dataclasses
 import http.client
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import signal
@@ -15,7 +16,9 @@ from . import machine
 from .machine import Trouble
 
 READY_SECONDS_MAX = 30
-STOP_SECONDS_MAX = 30
+# Longer than the drain that a gateway allows its sessions.
+STOP_SECONDS_MAX = 45
+LEAVE_SECONDS_MAX = 5
 ALLOW_EVERYTHING = 'policy everything for group "{group}" on target "{target}" {{\n    allow * on *\n}}\n'
 
 
@@ -138,6 +141,19 @@ class Gateway:
         admin.request("GET", path)
         answer = admin.getresponse()
         return answer.status, answer.read().decode(errors="replace")
+
+    def sessions_open(self):
+        """How many sessions the workers count, all together."""
+        counts = re.findall(r"^lockgate_sessions_open(?:\{.*?\})? (\d+)$", self.get("/metrics")[1], re.MULTILINE)
+        return sum(map(int, counts))
+
+    def deserted(self):
+        """Trouble if sessions stay when all clients have left."""
+        deadline = time.monotonic() + LEAVE_SECONDS_MAX
+        while self.sessions_open() > 0:
+            if time.monotonic() > deadline:
+                raise Trouble(f"{self.sessions_open()} sessions stay open though every client has left")
+            time.sleep(0.05)
 
     def stop(self):
         """Ends it as an operator does; Trouble if it does not end well or had ended before."""
