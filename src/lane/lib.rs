@@ -136,6 +136,19 @@ pub struct Outbox {
     pub arena: Vec<u8>,
     /// The worker's open recording block.
     pub records: Draft,
+    /// What was counted since the worker last took it.
+    pub counts: Counts,
+}
+
+/// What lanes count.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Commands judged.
+    pub commands: u64,
+    /// Commands that did not pass.
+    pub denied: u64,
+    /// Cells masked.
+    pub cells_masked: u64,
 }
 
 /// Limits of a lane, from configuration.
