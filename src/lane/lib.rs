@@ -283,6 +283,13 @@ impl Lane {
             Lane::Postgres(lane) => lane.answer(answer, now, judge, out),
         }
     }
+    /// The client's first bytes were a TLS handshake, without a request for it: what the lane is fed from now on came
+    /// inside of TLS. Before the first [`Lane::receive`] only.
+    pub fn tls_began(&mut self) {
+        match self {
+            Lane::Postgres(lane) => lane.tls_began(),
+        }
+    }
     /// A side sent its last byte (`error` empty) or broke.
     pub fn closed(&mut self, side: Side, error: &str, now: Time, out: &mut Outbox) {
         match self {
