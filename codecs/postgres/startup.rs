@@ -7,9 +7,6 @@ use super::write;
 /// Longest first packet that a PostgreSQL server reads (`MAX_STARTUP_PACKET_LENGTH`), in bytes.
 pub const STARTUP_BYTES_MAX: usize = 10_000;
 
-/// The first byte of a TLS handshake record: direct TLS, no SSLRequest before it.
-pub const TLS_HANDSHAKE: u8 = 0x16;
-
 const CANCEL_REQUEST: u32 = 80_877_102;
 const SSL_REQUEST: u32 = 80_877_103;
 const GSSENC_REQUEST: u32 = 80_877_104;

@@ -136,6 +136,19 @@ pub struct Outbox {
     pub arena: Vec<u8>,
     /// The worker's open recording block.
     pub records: Draft,
+    /// What was counted since the worker last took it.
+    pub counts: Counts,
+}
+
+/// What lanes count.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Commands judged.
+    pub commands: u64,
+    /// Commands that did not pass.
+    pub denied: u64,
+    /// Cells masked.
+    pub cells_masked: u64,
 }
 
 /// Limits of a lane, from configuration.
@@ -268,6 +281,13 @@ impl Lane {
     pub fn answer(&mut self, answer: Answer, now: Time, judge: &mut Judge, out: &mut Outbox) {
         match self {
             Lane::Postgres(lane) => lane.answer(answer, now, judge, out),
+        }
+    }
+    /// The client's first bytes were a TLS handshake, without a request for it: what the lane is fed from now on came
+    /// inside of TLS. Before the first [`Lane::receive`] only.
+    pub fn tls_began(&mut self) {
+        match self {
+            Lane::Postgres(lane) => lane.tls_began(),
         }
     }
     /// A side sent its last byte (`error` empty) or broke.

@@ -157,6 +157,14 @@ impl Lane {
         self.drive_client(&[], &mut turn);
     }
 
+    /// See [`crate::Lane::tls_began`].
+    pub fn tls_began(&mut self) {
+        if let Phase::First(first) = &mut self.phase {
+            first.tls_began();
+            self.core.client_tls = true;
+        }
+    }
+
     /// See [`crate::Lane::closed`].
     pub fn closed(&mut self, side: Side, error: &str, now: Time, out: &mut Outbox) {
         if matches!(self.phase, Phase::Closed) {

@@ -12,6 +12,8 @@
 //!   [`Event::Closed`], which comes after [`Driver::close`] and only when nothing of it is in flight. After
 //!   `Closed` the id is dead; a call with a dead id does nothing. Events that a turn had found before the call
 //!   of `close` are in its list already: their leases are still to be released.
+//! * An id's index serves another connection only after the turn behind the one that told `Closed`: owners may keep
+//!   a table by index.
 //! * Receiving starts with [`Driver::resume`]. Each [`Event::Received`] hands over a [`Lease`] on a part of a
 //!   slot of the pool; the owner must give it back with [`Driver::release`]. A slot returns to the pool when its
 //!   leases and all sends out of it are done. No byte that the kernel received is ever dropped: bytes that

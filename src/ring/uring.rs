@@ -431,6 +431,7 @@ impl Driver for Ring {
     }
 
     fn turn(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()> {
+        self.conns.turn_begins();
         self.prepare();
         let result = self.enter(wait);
         if self.waker.rise() {
@@ -442,6 +443,7 @@ impl Driver for Ring {
         } else {
             events.append(&mut self.ready);
         }
+        self.conns.turn_ends();
         result
     }
 

@@ -82,7 +82,7 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    fn start_client_tls(&mut self, key: Key) {
+    pub(crate) fn start_client_tls(&mut self, key: Key) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let config = self.listeners.get(session.listener).and_then(|listening| listening.tls.as_ref());
         let tls = match config {

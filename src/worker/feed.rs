@@ -10,6 +10,12 @@ use crate::timers::Timer;
 use crate::tls::Progress;
 use crate::turn::{Mode, Worker};
 
+/// The first byte of a TLS handshake record.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// The registered ALPN name of the PostgreSQL protocol.
+const PROTOCOL: &[u8] = b"postgresql";
+
 /// Where the bytes are that a lane's [`Forward`](lockgate_lane::Action::Forward) refers to.
 #[derive(Clone, Copy)]
 pub(crate) enum Input<'a> {
@@ -28,6 +34,11 @@ impl<D: Driver> Worker<D> {
         if session.lane.is_none() || session.legs[side].ended {
             return;
         }
+        let first = side == Side::Client && !std::mem::replace(&mut session.spoken, true);
+        if first && self.ring.bytes(lease).first() == Some(&TLS_HANDSHAKE) {
+            self.start_direct_tls(key);
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return };
         if session.legs[side].tls.is_some() {
             return self.received_tls(key, side, lease);
         }
@@ -55,8 +66,16 @@ impl<D: Driver> Worker<D> {
 
     /// Tells the lane what TLS found, in the order in which it happened.
     pub(crate) fn tls_progress(&mut self, key: Key, side: Side, progress: Progress, plain: &mut [u8]) {
-        if progress.established && side == Side::Server {
-            self.server_tls_ready(key);
+        match side {
+            Side::Server if progress.established => self.server_tls_ready(key),
+            Side::Client if progress.established && !self.names_its_protocol(key) => {
+                return self.lane_closed(
+                    key,
+                    side,
+                    "TLS: a direct handshake must offer ALPN protocol postgresql",
+                );
+            }
+            _ => {}
         }
         if !plain.is_empty() {
             self.receive_plain(key, side, plain);
@@ -66,6 +85,24 @@ impl<D: Driver> Worker<D> {
         } else if progress.closed {
             self.lane_closed(key, side, "");
         }
+    }
+
+    /// The client begins with a handshake instead of asking first (`sslnegotiation=direct`).
+    fn start_direct_tls(&mut self, key: Key) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let offered = self.listeners.get(session.listener).is_some_and(|listening| listening.tls.is_some());
+        if offered && let Some(lane) = &mut session.lane {
+            session.direct_tls = true;
+            lane.tls_began();
+            self.start_client_tls(key);
+        }
+    }
+
+    /// Without a request before it, only the handshake itself can say that PostgreSQL is meant (ALPACA).
+    fn names_its_protocol(&self, key: Key) -> bool {
+        let Some(session) = self.sessions.get(key) else { return false };
+        let tls = session.legs[Side::Client].tls.as_ref();
+        !session.direct_tls || tls.is_some_and(|tls| tls.protocol() == Some(PROTOCOL))
     }
 
     fn receive_plain(&mut self, key: Key, side: Side, plain: &mut [u8]) {

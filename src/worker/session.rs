@@ -23,6 +23,10 @@ pub(crate) struct Session {
     /// Which listener it came through.
     pub listener: usize,
     pub stage: Stage,
+    /// Its first byte has come.
+    pub spoken: bool,
+    /// It began with a TLS handshake, so it must name the protocol in it.
+    pub direct_tls: bool,
     /// The snapshot that answered its log-in; 0: none yet.
     pub epoch: u64,
     /// When the earliest of its lane timers comes up; `u64::MAX`: none is armed.
@@ -107,6 +111,8 @@ impl Session {
             client,
             listener,
             stage: Stage::Arriving,
+            spoken: false,
+            direct_tls: false,
             epoch: 0,
             armed_ns: u64::MAX,
             recorded: 0,

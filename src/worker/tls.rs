@@ -78,6 +78,14 @@ impl Tls {
         }
     }
 
+    /// What both ends agreed to speak (ALPN).
+    pub(crate) fn protocol(&self) -> Option<&[u8]> {
+        match &self.engine {
+            Engine::Server(connection) => connection.alpn_protocol(),
+            Engine::Client(connection) => connection.alpn_protocol(),
+        }
+    }
+
     /// The peer has said that nothing more comes; an end of stream without it is a truncation.
     pub(crate) fn is_peer_closed(&self) -> bool {
         self.peer_closed

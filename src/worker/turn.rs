@@ -244,6 +244,10 @@ impl<D: Driver> Worker<D> {
         }
         self.expire();
         self.mail.retry();
+        let counted = std::mem::take(&mut self.outbox.counts);
+        self.counters.commands.add(counted.commands);
+        self.counters.commands_denied.add(counted.denied);
+        self.counters.cells_masked.add(counted.cells_masked);
         self.counters.facts_hits.set(self.judge.facts.hits());
         self.counters.facts_misses.set(self.judge.facts.misses());
         Ok(())

@@ -383,6 +383,7 @@ impl Session {
         let command = self.command();
         if let RowPlan::Mask(mut plan) = std::mem::take(&mut self.answers.plan) {
             for (rule, cells) in plan.take_counts() {
+                turn.out.counts.cells_masked += cells;
                 let record = Record::Masked { command, rule: &rule.name, place: &rule.place, cells };
                 turn.out.records.push(core.session, turn.now, &record);
             }

@@ -390,6 +390,8 @@ fn denied(wishes: &Wishes, grant: &Grant, ruling: &Ruling, core: &mut Core, turn
         parameter_types: Vec::new(),
         formats: Vec::new(),
     };
+    turn.out.counts.commands += 1;
+    turn.out.counts.denied += 1;
     turn.out.records.push(core.session, turn.now, &command);
     let verdict = ruling.record(1, grant.standing.epoch);
     turn.out.records.push(core.session, turn.now, &verdict);

@@ -20,6 +20,11 @@ pub(super) struct First {
 }
 
 impl First {
+    /// TLS stands without having been asked for.
+    pub(super) fn tls_began(&mut self) {
+        self.tls_asked = true;
+    }
+
     /// One packet.
     pub(super) fn step(
         self,

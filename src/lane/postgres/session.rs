@@ -650,6 +650,8 @@ impl Session {
     ) -> u64 {
         core.commands = core.commands.saturating_add(1);
         let command = core.commands;
+        turn.out.counts.commands += 1;
+        turn.out.counts.denied += u64::from(!ruling.allows());
         let Parameters { values, formats, types } = parameters.unwrap_or_default();
         let parameters: Vec<Option<&[u8]>> = frontend::values(values).collect();
         let formats =

@@ -281,6 +281,21 @@ fn a_listener_that_requires_tls_accepts_nothing_else() {
 }
 
 #[test]
+fn after_direct_tls_encryption_is_not_asked_for_again() {
+    let rules = ListenerRules { tls: ListenerTls::Required, auth: ListenerAuth::Scram };
+    let mut rig = new(&Settings { rules: rules.clone(), ..Settings::default() });
+    rig.lane.tls_began();
+    rig.log_in(&[]);
+    assert!(!rig.take_server().is_empty(), "a session inside TLS");
+    let mut rig = new(&Settings { rules, ..Settings::default() });
+    rig.lane.tls_began();
+    let mut request = Vec::new();
+    startup::write_ssl_request(&mut request);
+    rig.client(&request);
+    assert!(rig.closed.is_some());
+}
+
+#[test]
 fn a_password_in_clear_text_is_taken_inside_tls_only() {
     let rules = ListenerRules { tls: ListenerTls::Optional, auth: ListenerAuth::Password };
     let mut packet = Vec::new();

@@ -133,6 +133,10 @@ impl Conn {
 pub(super) struct Conns {
     entries: Vec<Entry>,
     free: Vec<u32>,
+    /// Places whose connection is gone and whose owner has not been told.
+    retired: Vec<u32>,
+    /// Places whose owner is being told: until the next turn he may still look the old connection up by its index.
+    told: Vec<u32>,
     max: u32,
 }
 
@@ -145,11 +149,17 @@ struct Entry {
 
 impl Conns {
     pub(super) fn new(max: u32) -> Conns {
-        Conns { entries: Vec::new(), free: Vec::new(), max: max.min(INDEX_MAX) }
+        Conns {
+            entries: Vec::new(),
+            free: Vec::new(),
+            retired: Vec::new(),
+            told: Vec::new(),
+            max: max.min(INDEX_MAX),
+        }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.entries.len() - self.free.len()
+        self.entries.len() - self.free.len() - self.retired.len() - self.told.len()
     }
 
     /// # Errors
@@ -186,13 +196,23 @@ impl Conns {
         (conn.generation == id.generation).then_some(conn)
     }
 
-    /// Closes the descriptor and frees the place for another generation.
+    /// Closes the descriptor. The place is free for another generation when the owner has dealt with the end.
     pub(super) fn remove(&mut self, id: ConnId) {
         let Some(entry) = entry_mut(&mut self.entries, id.index) else { return };
         if entry.generation == id.generation && entry.conn.take().is_some() {
             entry.generation = entry.generation.wrapping_add(1);
-            self.free.push(id.index);
+            self.retired.push(id.index);
         }
+    }
+
+    /// A turn begins: the owner has dealt with the ends that the last one told.
+    pub(super) fn turn_begins(&mut self) {
+        self.free.append(&mut self.told);
+    }
+
+    /// A turn has handed over its events.
+    pub(super) fn turn_ends(&mut self) {
+        self.told.append(&mut self.retired);
     }
 }
 
@@ -220,6 +240,10 @@ mod tests {
         assert!(conns.insert(connect(), Phase::Open).is_err());
         conns.remove(first);
         conns.remove(first);
+        assert!(conns.insert(connect(), Phase::Open).is_err(), "the owner has not been told");
+        conns.turn_ends();
+        assert!(conns.insert(connect(), Phase::Open).is_err(), "the owner is being told");
+        conns.turn_begins();
         let third = conns.insert(connect(), Phase::Open).unwrap();
         assert_eq!(third.index, first.index);
         assert!(conns.get(first).is_none() && conns.get_mut(first).is_none());
