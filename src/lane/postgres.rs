@@ -29,6 +29,8 @@ mod session;
 mod trouble;
 
 #[cfg(test)]
+mod mutations;
+#[cfg(test)]
 mod tests;
 
 use std::net::SocketAddr;
