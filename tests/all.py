@@ -85,6 +85,13 @@ def stages():
         ),
         Stage("fuzz", "every fuzz target", [script(HERE / "fuzz", "--seconds", 15)], full=[script(HERE / "fuzz", "--seconds", 600)]),
         Stage(
+            "mutations",
+            "a million mutated messages each way (with --full)",
+            [],
+            full=[["cargo", "test", "--release", "--locked", "-p", "lockgate-lane", "--lib", "mutated"]],
+            env={"LOCKGATE_MUTATIONS": "1000000"},
+        ),
+        Stage(
             "bench",
             "beside PgBouncer (with --full)",
             [],

@@ -86,6 +86,12 @@ impl Ruling {
         }
     }
 
+    /// Rows of a cursor whose DECLARE was judged.
+    pub(crate) fn judged_before() -> Ruling {
+        let (rule, reason) = (String::from("declared cursor"), String::from("its DECLARE was allowed"));
+        Ruling { decision: Recorded::Allow, rule, reason, effects: Vec::new(), _facts: None }
+    }
+
     /// A refusal that policy implies without a rule of its own saying so.
     pub(crate) fn refusal(&self, rule: &str, reason: String) -> Ruling {
         Ruling {

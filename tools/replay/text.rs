@@ -9,7 +9,7 @@ pub(crate) fn line(text: &str) -> String {
     out
 }
 
-/// As [`line`], of bytes; those that are not UTF-8 are spelled `\xNN`.
+/// As [`line()`], of bytes; those that are not UTF-8 are spelled `\xNN`.
 pub(crate) fn bytes_line(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {

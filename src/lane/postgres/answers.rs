@@ -11,7 +11,6 @@ use lockgate_recording::{Column, Record};
 use super::expect::{Awaited, Expect, Refused};
 use super::inbound::{Origin, Step, relay};
 use super::legality::{self, ClientState};
-use super::names::Portal;
 use super::parameters::is_safe_encoding;
 use super::session::Session;
 use super::trouble::Trouble;
@@ -228,10 +227,14 @@ impl Session {
         if self.grant.standing.masks.rules.is_empty() {
             return Ok(RowPlan::Pass);
         }
-        let Some(Expect::Execute { portal: Some(portal), .. }) = self.expects.front() else {
+        let Some(Expect::Execute { portal, .. }) = self.expects.front() else {
             // A simple Query describes its rows before it sends them.
             return Err(Trouble::Unmaskable { what: "rows came that nothing described" });
         };
+        let portal = Rc::clone(portal);
+        if let Some(columns) = &*portal.columns.borrow() {
+            return Ok(self.row_plan(columns));
+        }
         let described = portal.statement.as_ref().and_then(|statement| statement.columns.borrow().clone());
         let Some((_, columns)) = described else {
             return Err(Trouble::Unmaskable { what: "rows came that nothing described" });
@@ -330,7 +333,8 @@ impl Session {
         let (statement, own) = match self.expects.pop() {
             Some(Expect::DescribeStatement { statement, .. }) => (statement, false),
             Some(Expect::DescribePortal { portal, own }) => {
-                (portal.and_then(|portal: Rc<Portal>| portal.statement.clone()), own)
+                *portal.columns.borrow_mut() = Some(Rc::clone(&columns));
+                (portal.statement.clone(), own)
             }
             _ => (None, false),
         };

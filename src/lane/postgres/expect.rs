@@ -25,11 +25,11 @@ pub(super) enum Expect {
     },
     /// Describe of a portal. One that Lockgate asked itself is answered to nobody.
     DescribePortal {
-        portal: Option<Rc<Portal>>,
+        portal: Rc<Portal>,
         own: bool,
     },
     Execute {
-        portal: Option<Rc<Portal>>,
+        portal: Rc<Portal>,
         running: Running,
     },
     Close {
@@ -176,15 +176,8 @@ impl Expects {
         (skipped, end.is_some())
     }
 
-    /// Whether a Describe of this portal, or of its statement, is among the last questions since the last Sync.
-    pub(super) fn describes(&self, statement: &Rc<Statement>) -> bool {
-        let open = self.queue.iter().rev().take_while(|expect| !matches!(expect, Expect::Sync));
-        open.into_iter().any(|expect| match expect {
-            Expect::DescribeStatement { statement: Some(described), .. } => Rc::ptr_eq(described, statement),
-            Expect::DescribePortal { portal: Some(portal), .. } => {
-                portal.statement.as_ref().is_some_and(|described| Rc::ptr_eq(described, statement))
-            }
-            _ => false,
-        })
+    /// The questions since the last Sync, the latest first.
+    pub(super) fn since_sync(&self) -> impl Iterator<Item = &Expect> {
+        self.queue.iter().rev().take_while(|expect| !matches!(expect, Expect::Sync))
     }
 }

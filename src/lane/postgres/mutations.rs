@@ -106,7 +106,6 @@ fn play(seeds: &[Vec<u8>], side: Side, prepare: impl Fn(&mut Rig)) {
             prepare(&mut current);
         }
     }
-    println!("{} mutated messages from the {side:?}, {ends} ended their session", count());
     assert!(ends > 0, "mutations that never end a session reach nothing");
 }
 

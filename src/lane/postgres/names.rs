@@ -47,6 +47,17 @@ pub(super) struct Portal {
     pub(super) declared: bool,
     /// The Bind message's body.
     pub(super) bind: Box<[u8]>,
+    /// Which generation of names SQL had made when it was bound.
+    pub(super) generation: u64,
+    /// Result columns as the server described this portal, with its formats.
+    pub(super) columns: RefCell<Option<Rc<[ColumnShape]>>>,
+}
+
+impl Portal {
+    /// A portal that was not bound in this session.
+    pub(super) fn unbound(declared: bool) -> Portal {
+        Portal { statement: None, declared, bind: Box::default(), generation: 0, columns: RefCell::new(None) }
+    }
 }
 
 /// A change that can be undone.

@@ -29,11 +29,12 @@ pub(super) struct Tracker {
     conforming: bool,
     /// Commands under way that may change the reading.
     unsettled: usize,
-    /// A command has failed, or was rolled back, since the last ReadyForQuery.
+    /// A command has failed since the transaction last ended.
+    failed: bool,
+    /// ROLLBACK has completed, to a savepoint or not, and nothing has set the path since.
     rolled_back: bool,
-    /// Tag of the last transaction statement since then was COMMIT.
-    committed_now: bool,
-    failed_before: bool,
+    /// The path was set since the last ReadyForQuery.
+    set: bool,
 }
 
 impl Tracker {
@@ -46,9 +47,9 @@ impl Tracker {
             conforming: reading.standard_conforming_strings,
             reading,
             unsettled: 0,
+            failed: false,
             rolled_back: false,
-            committed_now: false,
-            failed_before: false,
+            set: false,
         }
     }
 
@@ -87,30 +88,50 @@ impl Tracker {
     pub(super) fn ended(&mut self, turned: &Turned, succeeded: bool) {
         self.unsettled = self.unsettled.saturating_sub(1);
         match turned {
-            Turned::Reset if succeeded => self.current = self.start.clone(),
-            Turned::Path(path) if succeeded => self.current = path.clone(),
+            Turned::Reset if succeeded => self.set(self.start.clone()),
+            Turned::Path(path) if succeeded => self.set(path.clone()),
             Turned::Path(_) | Turned::Reset => {}
             // A COMMIT inside of what is not understood may have made it last: no rollback takes that back.
-            Turned::Unclear => {
-                self.current = SearchPath::Unknown;
-                self.committed = SearchPath::Unknown;
-            }
+            Turned::Unclear => self.lose(),
         }
         self.settle();
+    }
+
+    fn set(&mut self, path: SearchPath) {
+        self.current = path;
+        self.set = true;
+        self.rolled_back = false;
+    }
+
+    fn lose(&mut self) {
+        self.current = SearchPath::Unknown;
+        self.committed = SearchPath::Unknown;
     }
 
     /// CommandComplete with this tag.
     pub(super) fn completed(&mut self, tag: &[u8]) {
         match tag {
-            b"ROLLBACK" => self.rolled_back = true,
-            b"COMMIT" => self.committed_now = true,
-            _ => {}
+            // What failed ends with the tag ROLLBACK, whatever ended it.
+            b"COMMIT" => {
+                self.committed = self.current.clone();
+                self.failed = false;
+            }
+            // Whether it went back to a savepoint is known only at ReadyForQuery.
+            b"ROLLBACK" => {
+                if self.current != self.committed {
+                    self.current = SearchPath::Unknown;
+                }
+                self.rolled_back = true;
+                self.failed = false;
+            }
+            _ => return,
         }
+        self.settle();
     }
 
     /// ErrorResponse.
     pub(super) fn failed(&mut self) {
-        self.rolled_back = true;
+        self.failed = true;
     }
 
     /// ParameterStatus of `standard_conforming_strings`.
@@ -121,17 +142,21 @@ impl Tracker {
 
     /// ReadyForQuery.
     pub(super) fn ready(&mut self, status: u8) {
-        let undone = self.rolled_back || self.failed_before;
+        let undone = self.failed || self.rolled_back;
         match status {
+            // Set and undone before anybody looked: which of the two came last in the transaction's own order, and
+            // whether the server had committed in between, is not to be told from here.
+            b'I' if undone && self.set => self.lose(),
             b'I' if undone => self.current = self.committed.clone(),
             b'I' => self.committed = self.current.clone(),
             b'T' if undone && self.current != self.committed => self.current = SearchPath::Unknown,
-            b'T' if self.committed_now => self.committed = self.current.clone(),
             _ => {}
         }
-        self.failed_before = status == b'E';
+        if status != b'E' {
+            self.failed = false;
+        }
         self.rolled_back = false;
-        self.committed_now = false;
+        self.set = false;
         self.settle();
     }
 
@@ -246,6 +271,57 @@ mod tests {
         tracker.completed(b"ROLLBACK");
         tracker.ready(b'I');
         assert_eq!(tracker.reading().search_path, SearchPath::Default);
+    }
+
+    /// One pipeline: commands that complete before one ReadyForQuery.
+    fn pipeline(commands: &[&str], status: u8) -> SearchPath {
+        let mut tracker = tracker();
+        for command in commands {
+            match *command {
+                "error" => tracker.failed(),
+                "ROLLBACK" | "COMMIT" => tracker.completed(command.as_bytes()),
+                name => {
+                    tracker.unsettled += 1;
+                    tracker.ended(&Turned::Path(path(name)), true);
+                }
+            }
+        }
+        tracker.ready(status);
+        tracker.reading().search_path.clone()
+    }
+
+    #[test]
+    fn inside_of_a_pipeline_the_order_of_ends_and_sets_counts() {
+        // (commands, status, what the server's path is then): the tracker knows it, or knows that it does not.
+        for (commands, status, truth) in [
+            (&["ROLLBACK", "a"][..], b'I', path("a")),
+            (&["a", "ROLLBACK"], b'I', SearchPath::Default),
+            (&["a", "COMMIT", "error"], b'I', path("a")),
+            (&["a", "COMMIT", "b", "error"], b'I', path("a")),
+            (&["a", "COMMIT", "b"], b'I', path("b")),
+            (&["a", "error"], b'I', SearchPath::Default),
+            (&["a", "ROLLBACK", "b", "ROLLBACK"], b'I', SearchPath::Default),
+            (&["ROLLBACK", "a", "COMMIT"], b'I', path("a")),
+            (&["ROLLBACK", "a"], b'T', path("a")),
+        ] {
+            let told = pipeline(commands, status);
+            assert!(told == truth || told == SearchPath::Unknown, "{commands:?}: {told:?} is {truth:?}");
+        }
+        assert_eq!(pipeline(&["a", "COMMIT", "b"], b'I'), path("b"));
+        assert_eq!(pipeline(&["ROLLBACK"], b'I'), SearchPath::Default);
+    }
+
+    #[test]
+    fn a_set_behind_the_end_of_a_failed_transaction_stays() {
+        let mut tracker = tracker();
+        tracker.ready(b'T');
+        tracker.failed();
+        tracker.ready(b'E');
+        tracker.completed(b"ROLLBACK");
+        tracker.unsettled += 1;
+        tracker.ended(&Turned::Path(path("a")), true);
+        tracker.ready(b'I');
+        assert_eq!(tracker.reading().search_path, path("a"));
     }
 
     #[test]

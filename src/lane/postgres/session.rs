@@ -55,6 +55,8 @@ pub(super) struct Session {
     stream: Option<Stream>,
     /// Status of the last ReadyForQuery.
     pub(super) status: u8,
+    /// Counts what SQL does to names: what FETCH and EXECUTE mean changes with it.
+    generation: u64,
 }
 
 /// The rest of a message whose body is dealt with as it comes.
@@ -100,6 +102,7 @@ impl Session {
             state: ClientState::Open,
             stream: None,
             status,
+            generation: 0,
         }
     }
 
@@ -384,9 +387,9 @@ impl Session {
             return Ok(());
         }
         let statement = self.names.statement(bind.statement).cloned();
-        let undo = self
-            .names
-            .set_portal(bind.portal, Some(Rc::new(Portal { statement, declared: false, bind: body.into() })));
+        let portal =
+            Portal { statement, bind: body.into(), generation: self.generation, ..Portal::unbound(false) };
+        let undo = self.names.set_portal(bind.portal, Some(Rc::new(portal)));
         self.pend(message, Expect::Bind { undo });
         Ok(())
     }
@@ -398,7 +401,9 @@ impl Session {
                 Expect::DescribeStatement { statement, parameters_seen: false }
             }
             (Named::Portal, name) => {
-                Expect::DescribePortal { portal: self.names.portal(name).cloned(), own: false }
+                let portal =
+                    self.names.portal(name).cloned().unwrap_or_else(|| Rc::new(Portal::unbound(false)));
+                Expect::DescribePortal { portal, own: false }
             }
         };
         self.pend(message, expect);
@@ -422,36 +427,19 @@ impl Session {
         turn: &mut Turn<'_>,
     ) -> Result<(), Trouble> {
         let (name, _) = frontend::execute(body)?;
-        let portal = self.names.portal(name).cloned();
-        let statement = portal.as_ref().and_then(|portal| portal.statement.clone());
-        let label = String::from_utf8_lossy(name);
-        let Some(statement) = statement else {
-            let why =
-                format!("portal \"{label}\" was not bound, in this session, to a statement that was judged");
-            let ruling = self.unknown(why);
-            let command = self.record(CommandKind::Execute, &label, b"", None, &ruling, core, turn);
-            if ruling.allows() {
-                let turned = Some(self.reading.sent_unclear());
-                let running = Running { command, turned, ..Running::default() };
-                self.ask_columns(portal.as_ref(), None, name);
-                self.pend(message, Expect::Execute { portal, running });
-            } else {
-                self.refuse_pipeline(command, &ruling, core, turn);
-            }
+        let portal = self.names.portal(name).cloned().unwrap_or_else(|| Rc::new(Portal::unbound(false)));
+        let Some(statement) = portal.statement.clone() else {
+            self.execute_unbound(&portal, name, message, core, turn);
             return Ok(());
         };
         let understood = self.understood(&statement, turn);
-        let ruling = self.rule(&understood, turn);
-        let bind = portal.as_ref().and_then(|portal| frontend::bind(&portal.bind).ok());
-        let types = statement.types.borrow();
-        let parameters = bind.map(|bind| Parameters {
-            values: bind.parameters,
-            formats: bind.parameter_formats,
-            types: &types,
-        });
-        let command =
-            self.record(CommandKind::Execute, &label, &statement.text, parameters, &ruling, core, turn);
-        drop(types);
+        let mut ruling = self.rule(&understood, turn);
+        if ruling.allows() && goes_by_name(&understood) && portal.generation != self.generation {
+            let reason =
+                String::from("what it fetches or executes was redefined after it was bound; bind it again");
+            ruling = Rc::new(ruling.refusal("stale portal", reason));
+        }
+        let command = self.record_execute(name, &portal, &statement, &ruling, core, turn);
         if !ruling.allows() {
             self.refuse_pipeline(command, &ruling, core, turn);
             return Ok(());
@@ -464,7 +452,7 @@ impl Session {
             );
             return Ok(());
         }
-        self.ask_columns(portal.as_ref(), Some(&statement), name);
+        self.ask_columns(&portal, &understood, name);
         let mut running = self.running(command, &understood);
         self.follow(&statement.text, &understood, &mut running);
         let waits = running.copy_gate;
@@ -476,31 +464,73 @@ impl Session {
         Ok(())
     }
 
+    fn record_execute(
+        &self,
+        name: &[u8],
+        portal: &Portal,
+        statement: &Statement,
+        ruling: &Ruling,
+        core: &mut Core,
+        turn: &mut Turn<'_>,
+    ) -> u64 {
+        let types = statement.types.borrow();
+        let parameters = frontend::bind(&portal.bind).ok().map(|bind| Parameters {
+            values: bind.parameters,
+            formats: bind.parameter_formats,
+            types: &types,
+        });
+        let label = String::from_utf8_lossy(name);
+        self.record(CommandKind::Execute, &label, &statement.text, parameters, ruling, core, turn)
+    }
+
+    /// Execute of a portal without a statement of this session's: a cursor that SQL declared, or nobody knows what.
+    fn execute_unbound(
+        &mut self,
+        portal: &Rc<Portal>,
+        name: &[u8],
+        message: &[u8],
+        core: &mut Core,
+        turn: &mut Turn<'_>,
+    ) {
+        let label = String::from_utf8_lossy(name);
+        let why =
+            format!("portal \"{label}\" was not bound, in this session, to a statement that was judged");
+        let ruling = if portal.declared { Ruling::judged_before() } else { self.unknown(why) };
+        let command = self.record(CommandKind::Execute, &label, b"", None, &ruling, core, turn);
+        if !ruling.allows() {
+            return self.refuse_pipeline(command, &ruling, core, turn);
+        }
+        let turned = (!portal.declared).then(|| self.reading.sent_unclear());
+        self.ask_columns(portal, &Understood::default(), name);
+        let running = Running { command, turned, ..Running::default() };
+        self.pend(message, Expect::Execute { portal: Rc::clone(portal), running });
+    }
+
     /// Rows can be masked only when it is known where their columns come from: where nobody has asked the server,
     /// Lockgate does.
-    fn ask_columns(&mut self, portal: Option<&Rc<Portal>>, statement: Option<&Rc<Statement>>, name: &[u8]) {
-        if self.grant.standing.masks.rules.is_empty() {
+    fn ask_columns(&mut self, portal: &Rc<Portal>, understood: &Understood, name: &[u8]) {
+        if self.grant.standing.masks.rules.is_empty() || portal.columns.borrow().is_some() {
             return;
         }
+        // What FETCH and EXECUTE return is not their own: only the portal at hand can tell.
+        let statement = portal.statement.as_ref().filter(|_| !goes_by_name(understood));
+        let is_ours = |other: &Rc<Statement>| statement.is_some_and(|statement| Rc::ptr_eq(other, statement));
+        let asks = |expect: &Expect| match expect {
+            Expect::DescribeStatement { statement: Some(described), .. } => is_ours(described),
+            Expect::DescribePortal { portal: described, .. } => {
+                Rc::ptr_eq(described, portal) || described.statement.as_ref().is_some_and(is_ours)
+            }
+            _ => false,
+        };
         let known = statement.is_some_and(|statement| {
-            let fresh =
-                matches!(&*statement.columns.borrow(), Some((footing, _)) if *footing == self.footing());
-            let asked = self.pending_expects.iter().any(|expect| match expect {
-                Expect::DescribeStatement { statement: Some(described), .. } => {
-                    Rc::ptr_eq(described, statement)
-                }
-                Expect::DescribePortal { portal: Some(portal), .. } => {
-                    portal.statement.as_ref().is_some_and(|described| Rc::ptr_eq(described, statement))
-                }
-                _ => false,
-            });
-            fresh || asked || self.expects.describes(statement)
+            matches!(&*statement.columns.borrow(), Some((footing, _)) if *footing == self.footing())
         });
-        if !known {
-            let mut describe = Vec::new();
-            frontend::write_describe(&mut describe, Named::Portal, name);
-            self.pend(&describe, Expect::DescribePortal { portal: portal.cloned(), own: true });
+        if known || self.pending_expects.iter().any(asks) || self.expects.since_sync().any(asks) {
+            return;
         }
+        let mut describe = Vec::new();
+        frontend::write_describe(&mut describe, Named::Portal, name);
+        self.pend(&describe, Expect::DescribePortal { portal: Rc::clone(portal), own: true });
     }
 
     // ----- facts and rulings ---------------------------------------------------------------------------------
@@ -602,6 +632,7 @@ impl Session {
     /// Follows what SQL does to names.
     fn follow(&mut self, text: &[u8], understood: &Rc<Understood>, running: &mut Running) {
         for change in &understood.changes {
+            self.generation += u64::from(changes_names(change));
             match change {
                 Change::Prepare { name, statement } => {
                     let prepared = Statement {
@@ -615,8 +646,7 @@ impl Session {
                     running.prepares.push(Rc::from(&**name));
                 }
                 Change::Declare { name, .. } => {
-                    let portal = Portal { statement: None, declared: true, bind: Box::default() };
-                    self.names.set_portal(name.as_bytes(), Some(Rc::new(portal)));
+                    self.names.set_portal(name.as_bytes(), Some(Rc::new(Portal::unbound(true))));
                 }
                 Change::Deallocate { name: Some(name) } => {
                     drop(self.names.set_statement(name.as_bytes(), None))
@@ -815,6 +845,22 @@ fn prepared(whole: &Understood, wanted: &str) -> Option<Rc<Understood>> {
         Change::Prepare { name, statement } if **name == *wanted => Some(Rc::clone(statement)),
         _ => None,
     })
+}
+
+/// What a FETCH or EXECUTE does and returns is what its name means at that moment.
+fn goes_by_name(understood: &Understood) -> bool {
+    understood.changes.iter().any(|change| matches!(change, Change::Fetch { .. } | Change::Execute { .. }))
+}
+
+fn changes_names(change: &Change) -> bool {
+    matches!(
+        change,
+        Change::Prepare { .. }
+            | Change::Deallocate { .. }
+            | Change::Declare { .. }
+            | Change::ClosePortal { .. }
+            | Change::DiscardAll
+    )
 }
 
 fn declares(whole: &Understood, wanted: &str) -> bool {

@@ -731,6 +731,60 @@ fn where_nobody_described_the_rows_lockgate_asks_and_keeps_the_answer() {
     assert!(client[2].contains("[REDACTED]"), "{client:?}");
 }
 
+/// What FETCH and EXECUTE return is what their name means at that moment, whatever was described before.
+#[test]
+fn a_described_fetch_or_execute_is_described_again_each_time_it_runs() {
+    let run = |statement: &str| {
+        let mut rig = standing(&masked());
+        let simple = |rig: &mut Rig, text: &str| {
+            rig.client(&query(text));
+            rig.server(&[complete("X"), idle(b'T')].concat());
+        };
+        simple(&mut rig, "PREPARE n AS SELECT 1");
+        simple(&mut rig, "DECLARE n CURSOR FOR SELECT 1");
+        rig.client(&[parse("s", statement), describe(Named::Statement, "s"), sync()].concat());
+        rig.server(&[message(b'1', b""), message(b't', b"\0\0"), columns(&[1]), idle(b'T')].concat());
+        for text in ["DEALLOCATE n", "CLOSE n", "PREPARE n AS SELECT 2", "DECLARE n CURSOR FOR SELECT 2"] {
+            simple(&mut rig, text);
+        }
+        rig.take_client();
+        rig.take_server();
+        rig.client(&[bind("", "s", &[]), execute(""), sync()].concat());
+        let asked = show(&rig.take_server());
+        assert_eq!(asked[1], r"D P\x00", "{statement}: {asked:?}");
+        let rows =
+            [columns(&[2]), row(&[Some(b"bo@example.com")]), complete("SELECT 1"), idle(b'T')].concat();
+        rig.server(&[message(b'2', b""), rows].concat());
+        let seen = show(&rig.take_client());
+        assert!(seen[1].contains("[REDACTED]"), "{statement}: {seen:?}");
+        // Bound first, redefined after: what the portal says of its columns would be the old truth.
+        rig.client(&[bind("p", "s", &[]), sync()].concat());
+        rig.server(&[message(b'2', b""), idle(b'T')].concat());
+        simple(&mut rig, "CLOSE n");
+        rig.take_server();
+        rig.client(&[execute("p"), sync()].concat());
+        assert!(show(&rig.take_server())[0].starts_with("P lockgate_refused"), "{statement}");
+    };
+    run("FETCH 1 FROM n");
+    run("EXECUTE n");
+}
+
+#[test]
+fn a_declared_cursor_is_executed_as_the_portal_it_is() {
+    let mut rig = standing(&masked());
+    rig.client(&query("DECLARE k CURSOR FOR SELECT 1"));
+    rig.server(&[complete("DECLARE CURSOR"), idle(b'T')].concat());
+    rig.take_client();
+    rig.take_server();
+    rig.client(&[execute("k"), sync()].concat());
+    assert_eq!(show(&rig.take_server()), [r"D Pk\x00", r"E k\x00\x00\x00\x00\x00", "S "]);
+    let rows = [columns(&[2]), row(&[Some(b"bo@example.com")]), message(b's', b""), idle(b'T')].concat();
+    rig.server(&rows);
+    let seen = show(&rig.take_client());
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    assert!(seen[0].contains("[REDACTED]") && rig.closed.is_none(), "{seen:?}");
+}
+
 #[test]
 fn rows_that_nothing_described_or_that_are_too_long_never_pass() {
     let mut rig = standing(&masked());

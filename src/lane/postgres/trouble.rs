@@ -79,6 +79,8 @@ impl Trouble {
     pub(super) fn fault(&self) -> Fault {
         match self {
             Trouble::Goodbye => Fault::None,
+            // The operator's wish (class 57 is "operator intervention").
+            Trouble::Terminated { sqlstate, .. } if sqlstate.starts_with("57") => Fault::None,
             Trouble::ClientGone { error } if error.is_empty() => Fault::None,
             Trouble::ClientGone { .. }
             | Trouble::ClientMalformed { .. }
