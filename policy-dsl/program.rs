@@ -1,7 +1,7 @@
 //! Checked policies to a program for one identity on one target, and its evaluation.
 //!
 //! A program keeps, for each verb, every pattern that some rule names, once, with the rules that name it
-//! ([`Posting`]). Exact names are found by hash, patterns with `*` by a walk over those that could match. Rules are
+//! (`Posting`). Exact names are found by hash, patterns with `*` by a walk over those that could match. Rules are
 //! numbered in an order of their own content, so that neither files nor lines decide which of two is named.
 
 use std::sync::Arc;

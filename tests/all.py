@@ -63,7 +63,7 @@ def stages():
             "docs",
             "the API's documentation",
             [["cargo", "doc", "--workspace", "--no-deps", "--locked", "--document-private-items"]],
-            env={"RUSTDOCFLAGS": "-D warnings"},
+            env={"RUSTDOCFLAGS": "-D warnings -A rustdoc::private-intra-doc-links"},
         ),
         Stage("dependencies", "licences, bans, sources", [deny]),
         Stage("release", "the release build", [["cargo", "build", "--release", "--locked", "-p", "lockgate", "-p", "lockgate-replay"]]),

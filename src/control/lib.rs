@@ -1,7 +1,7 @@
 //! The control plane: it reads catalogs, publishes what workers judge by, makes the files they record into, and says
 //! how they are. With this crate no worker ever waits for any of that.
 //!
-//! One task, the [desk](desk), owns what is published; the others (one per target for its catalog, one for names, the
+//! One task, the [`desk`], owns what is published; the others (one per target for its catalog, one for names, the
 //! admin port) only send it events. What the desk decides goes to workers as orders; what it knows is kept in
 //! [`status`] for the admin port.
 

@@ -1,4 +1,4 @@
-//! What a command does: who holds [`Understood`] facts holds all effects of the command, or `unknown` among them.
+//! What a command does: who holds [`Understood`](postgres::Understood) facts holds all effects of the command, or `unknown` among them.
 //!
 //! Each protocol is a module. No socket, no thread, no clock.
 

@@ -4,7 +4,7 @@
 //!
 //! A worker makes a [`Lane`] for each accepted connection and from then on tells it what happens, one call at a
 //! time: bytes ([`Lane::receive`]), answers to what it asked ([`Lane::answer`]), an end of stream or a broken
-//! connection ([`Lane::closed`]), the passing of its [deadline](Lane::deadline) ([`Lane::expire`]). Every call
+//! connection ([`Lane::closed`]), the passing of its [deadline](Lane::deadline_ns) ([`Lane::expire`]). Every call
 //! appends [`Action`]s and records to an [`Outbox`]; the worker carries the actions out in order, before the next
 //! call for the same lane and before the input bytes go away.
 //!

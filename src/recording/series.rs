@@ -394,7 +394,7 @@ fn tail(segment: &Segment, offset: u64, bytes: u64, repeated_blocks: u64) -> Tai
 }
 
 /// Reads every record of a worker's series in order, as far as it can be read; the problems found on the way come
-/// back. Checks structure, not hashes: that is for [`verify`](crate::verify).
+/// back. Checks structure, not hashes: that is for [`verify`](crate::verify()).
 pub fn read_series(
     root: &Path,
     worker: u32,

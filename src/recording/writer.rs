@@ -20,7 +20,7 @@ pub struct SeriesStart {
     pub node: u64,
     /// Which run of it; random.
     pub boot: u64,
-    /// What [`recover`](crate::recover) found; [`Recovery::default`](crate::Recovery) for a series that begins.
+    /// What [`recover`](crate::recover()) found; [`Recovery::default`](crate::Recovery) for a series that begins.
     pub recovery: crate::Recovery,
     /// When recovery was.
     pub now: Time,

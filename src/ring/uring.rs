@@ -1,6 +1,6 @@
 //! The contract over io_uring: [`Ring`].
 //!
-//! Soundness in one paragraph: the kernel reads and writes only slots of the [pool](pool), copy buffers and slots
+//! Soundness in one paragraph: the kernel reads and writes only slots of the [`pool`], copy buffers and slots
 //! in the in-flight part of a [send queue](outgoing), and buffers in the table of [file jobs](files). Each stays
 //! where it is until the completion that ends the operation has been reaped. A ring that is dropped cancels all
 //! and waits for it; if something does not end, that memory is leaked on purpose rather than freed under the

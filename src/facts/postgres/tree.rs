@@ -2,7 +2,7 @@
 //!
 //! The `pg_raw_parse` crate's own `parse` hides two things that are needed here: the position of a syntax error, and
 //! the option to read strings as a session with `standard_conforming_strings = off` does. Some of its typed lists are
-//! also typed by a guess at C comments and panic on what PostgreSQL really puts there; [`nodes`] reads any list as
+//! also typed by a guess at C comments and panic on what PostgreSQL really puts there; [`nodes()`] reads any list as
 //! what it holds.
 
 #![expect(unsafe_code, reason = "the parser is C")]
