@@ -16,15 +16,18 @@
 //! ```
 
 mod answers;
+mod commands;
 mod connect;
 mod expect;
 mod greeting;
 mod inbound;
+mod judging;
 mod legality;
 mod names;
 mod parameters;
 mod prove;
 mod reading;
+mod refusals;
 mod session;
 mod trouble;
 
