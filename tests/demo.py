@@ -4,7 +4,6 @@ import argparse
 import pathlib
 import re
 import shutil
-import signal
 import sys
 import time
 
@@ -68,7 +67,6 @@ def main():
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("--once", action="store_true", help="end after the story instead of staying up")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     story = Story()
     try:
         play(story, options.once)

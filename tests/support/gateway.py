@@ -45,13 +45,14 @@ class User:
 class Gateway:
     """One running gateway. Use as a context manager, or start() and stop()."""
 
-    def __init__(self, folder, targets, users, policies, tls="off", durability="async", workers=2):
+    def __init__(self, folder, targets, users, policies, tls="off", durability="async", workers=2, segment="64MiB"):
         self.folder = folder / "gateway"
         self.targets = targets
         self.users = users
         self.policies = policies
         self.tls = tls
         self.durability = durability
+        self.segment = segment
         self.workers = workers
         self.port = None
         self.admin = None
@@ -91,7 +92,7 @@ class Gateway:
 
     def _toml(self):
         lines = ['data_dir = "var"', "", "[workers]", f"count = {self.workers}", ""]
-        lines += ["[recording]", f'durability = "{self.durability}"', ""]
+        lines += ["[recording]", f'durability = "{self.durability}"', f'segment_bytes = "{self.segment}"', ""]
         lines += ["[[listener]]", 'protocol = "postgres"', f'bind = "127.0.0.1:{self.port}"', f'tls = "{self.tls}"', ""]
         for target in self.targets:
             lines += ["[[target]]", f'name = "{target.name}"', 'protocol = "postgres"', f'address = "127.0.0.1:{target.port}"']

@@ -8,6 +8,7 @@ import pathlib
 import pwd
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(os.environ.get("LOCKGATE_CACHE", ROOT / ".cache"))
 TOOLS = CACHE / "tools"
 RUST = "1.95.0"
+
+
+# So that servers are stopped and folders removed when somebody ends a test.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 class Trouble(Exception):
