@@ -45,7 +45,7 @@ class User:
 class Gateway:
     """One running gateway. Use as a context manager, or start() and stop()."""
 
-    def __init__(self, folder, targets, users, policies, tls="off", durability="async", workers=2, segment="64MiB"):
+    def __init__(self, folder, targets, users, policies, tls="off", durability="async", workers=2, segment="64MiB", driver=None):
         self.folder = folder / "gateway"
         self.targets = targets
         self.users = users
@@ -54,6 +54,7 @@ class Gateway:
         self.durability = durability
         self.segment = segment
         self.workers = workers
+        self.driver = driver
         self.port = None
         self.admin = None
         self.process = None
@@ -112,7 +113,7 @@ class Gateway:
             self.write()
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [self.binary, "serve", "--config", self.config],
+                [self.binary, "serve", "--config", self.config, *(["--driver", self.driver] if self.driver else [])],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -223,11 +224,12 @@ def target_of(server, database, name=None, tls=False):
 
 
 @contextlib.contextmanager
-def door(server, work, database, tls=False):
+def door(server, work, database, tls=False, driver=None):
     """A gateway that allows everything, whose user bears the superuser's name: (port, password, environment)."""
     user = User(server.superuser, ["everyone"])
     policy = {"everything": ALLOW_EVERYTHING.format(group="everyone", target=database)}
-    with Gateway(work, [target_of(server, database, tls=tls)], [user], policy, tls="required" if tls else "off") as gateway:
+    mode = "required" if tls else "off"
+    with Gateway(work, [target_of(server, database, tls=tls)], [user], policy, tls=mode, driver=driver) as gateway:
         try:
             yield gateway.port, user.password, {"PGSSLMODE": "require" if tls else "disable"}
         finally:
