@@ -9,6 +9,7 @@ use lockgate_policy_dsl::{Effect, Facts, Object, Pair};
 use super::Turn;
 use super::expect::Running;
 use super::names::{Footing, Portal, Statement};
+use super::refusals::TOO_MANY_NAMES;
 use super::session::Session;
 use crate::judge::Ruling;
 
@@ -100,11 +101,22 @@ impl Session {
         }
     }
 
-    /// Room for what SQL in the text prepares?
-    pub(super) fn has_room_for(&self, understood: &Understood, text: &[u8]) -> bool {
+    /// What policy said, unless there is no room left for what SQL in the text prepares.
+    pub(super) fn within_room(&self, ruling: Rc<Ruling>, understood: &Understood, text: &[u8]) -> Rc<Ruling> {
         let prepares =
             understood.changes.iter().filter(|change| matches!(change, Change::Prepare { .. })).count();
-        prepares == 0 || self.names.has_room(text.len().saturating_mul(prepares))
+        match prepares {
+            0 => ruling,
+            prepares => self.within(ruling, text.len().saturating_mul(prepares)),
+        }
+    }
+
+    /// What policy said, unless there is no room for a name with this many bytes.
+    pub(super) fn within(&self, ruling: Rc<Ruling>, bytes: usize) -> Rc<Ruling> {
+        match ruling.allows() && !self.names.has_room(bytes) {
+            true => Rc::new(Ruling::limit(TOO_MANY_NAMES)),
+            false => ruling,
+        }
     }
 
     /// Follows what SQL does to names.
