@@ -39,7 +39,7 @@ impl Session {
         }
         self.flush(turn);
         relay(turn.out, Side::Server, message, origin, 0..message.len());
-        let mut running = self.running(command, &understood);
+        let mut running = self.running(command, &understood, turn);
         self.follow(text, &understood, &mut running);
         self.expects.push(Expect::Query(running));
         Ok(())
@@ -66,7 +66,7 @@ impl Session {
         }
         self.flush(turn);
         relay(turn.out, Side::Server, message, origin, 0..message.len());
-        let running = self.running(command, &understood);
+        let running = self.running(command, &understood, turn);
         self.expects.push(Expect::FunctionCall(running));
         Ok(())
     }
@@ -180,7 +180,7 @@ impl Session {
             return Ok(());
         }
         self.ask_columns(&portal, &understood, name);
-        let mut running = self.running(command, &understood);
+        let mut running = self.running(command, &understood, turn);
         self.follow(&statement.text, &understood, &mut running);
         let waits = running.copy_gate;
         self.pend(message, Expect::Execute { portal, running });
