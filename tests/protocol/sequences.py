@@ -384,14 +384,17 @@ def columns(body):
 
 # What Lockgate refuses where a column is masked, and the server would not: how to mask such rows cannot be known.
 UNMASKABLE = "E unmaskable"
+# Where a Query has left a pipeline's implicit transaction half open, the server fails the next Describe with this in
+# place of its true error; to mask, Lockgate asks one that the client did not. With nothing masked it asks none.
+STRAY_TRANSACTION = "StartTransactionCommand: unexpected state STARTED"
 
 
-def differ(direct, through):
+def differ(direct, through, profile):
     """Where two lists of answers part, or None. Nothing is compared behind a FATAL on both sides."""
     for index in range(max(len(direct), len(through))):
         a = direct[index] if index < len(direct) else "nothing"
         b = through[index] if index < len(through) else "nothing"
-        if ("'FATAL'" in a and "'FATAL'" in b) or b == UNMASKABLE:
+        if ("'FATAL'" in a and "'FATAL'" in b) or b == UNMASKABLE or (profile == "mask" and STRAY_TRANSACTION in b):
             return None
         if a != b:
             return index
@@ -412,7 +415,7 @@ def compare(seed, profile, ends):
     cuts = random.Random(seed)
     direct = ends["direct"].play(sequence.direct, cuts)
     through = ends["through"].play(sequence.through, cuts)
-    index = differ(direct, through)
+    index = differ(direct, through, profile)
     if "closed" in "".join(direct[-1:] + through[-1:]):
         for end in ends.values():
             end.close()
