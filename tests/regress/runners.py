@@ -38,7 +38,7 @@ def regress(kit, work, server, env, options):
     if options.sample:
         which = ["--schedule=sample_schedule"]
     argv = [folder / "pg_regress", "--dlpath=.", f"--max-concurrent-tests={PARALLEL_MAX}", *which]
-    return _pg_regress(argv, "regression", folder, server, env, options)
+    return _pg_regress(argv, folder, server, env, options)
 
 
 def isolation(kit, work, server, env, options):
@@ -48,7 +48,7 @@ def isolation(kit, work, server, env, options):
     if options.sample:
         which = ["--schedule=isolation_sample"]
         shutil.copy2(HERE / "isolation_sample", folder)
-    return _pg_regress([folder / "pg_isolation_regress", *which], "isolation", folder, server, env, options)
+    return _pg_regress([folder / "pg_isolation_regress", *which], folder, server, env, options)
 
 
 def _own_copy(suite, work):
@@ -59,9 +59,9 @@ def _own_copy(suite, work):
     return folder
 
 
-def _pg_regress(argv, database, folder, server, env, options):
-    argv += ["--inputdir=.", "--outputdir=out", f"--bindir={server.bin}"]
-    argv += ["--use-existing", f"--dbname={database}", "--host=127.0.0.1", f"--port={env['PGPORT']}", f"--user={server.superuser}"]
+def _pg_regress(argv, folder, server, env, options):
+    argv += ["--inputdir=.", "--outputdir=out", f"--bindir={server.bin}", "--use-existing"]
+    argv += [f"--dbname={RUNNERS[options.suite].database}", "--host=127.0.0.1", f"--port={env['PGPORT']}", f"--user={server.superuser}"]
     (folder / "out").mkdir()
     machine.own(folder / "out")
     printed, code = _watched(machine.as_server_user(argv), folder, env, folder.parent / "pg_regress.log")
@@ -144,6 +144,6 @@ def differences(results):
 
 RUNNERS = {
     "regress": Runner("regression", regress),
-    "isolation": Runner("isolation", isolation),
+    "isolation": Runner("isolation_regression", isolation),
     "pipeline": Runner("pipeline", pipeline),
 }
