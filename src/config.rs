@@ -283,6 +283,7 @@ fn target(section: &Section<'_>) -> Option<TargetSetup> {
         _ => TargetTls::VerifyFull,
     });
     let catalog = section.has("catalog").then(|| account(&section.section("catalog")));
+    let catalog_poll = section.duration("catalog_poll");
     let ca = section.path("ca");
     let (host, port) = address?;
     let leg = leg(section, tls?, &host, ca.as_deref());
@@ -298,7 +299,14 @@ fn target(section: &Section<'_>) -> Option<TargetSetup> {
         Some(account) => account?,
         None => Account { user: target.user.clone(), password: target.password.clone() },
     };
-    Some(TargetSetup { target: Arc::new(target), host, port, tls: leg?, catalog })
+    Some(TargetSetup {
+        target: Arc::new(target),
+        host,
+        port,
+        tls: leg?,
+        catalog,
+        catalog_poll: catalog_poll?,
+    })
 }
 
 /// How TLS to the target is begun; the outer `None` is a mistake that was noted.

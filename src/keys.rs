@@ -156,6 +156,8 @@ pub const KEYS: &[Key] = &[
         "PEM file: the authorities (or the very certificate) to trust with `verify-ca` and `verify-full`."),
     key("target", "catalog", Table, Means("the target's own role"), "",
         "The role that reads the target's catalog, which names in policies and masks are resolved with. It needs no rights on tables."),
+    key("target", "catalog_poll", Duration(1, 86_400), Default("1s"), "\"1s\"",
+        "Time between two looks at the target's catalog: what is changed behind the gateway's back is found within it. Each look after a change is a short transaction, which VACUUM on the target sees as it sees any."),
 
     key("target.catalog", "user", Name, Mistake, "\"lockgate_catalog\"",
         "Role on the target."),
