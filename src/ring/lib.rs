@@ -33,11 +33,19 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+mod common;
+mod config;
+mod conns;
+mod files;
+mod map;
+mod outgoing;
+mod pool;
 mod probe;
 mod system;
 pub mod uring;
 mod waker;
 
+pub use config::{Config, Counts, DriverKind};
 pub use probe::{ProbeError, Report, probe};
 pub use system::{listen_socket, pin_current_thread, raise_open_files_limit, random};
 pub use waker::Waker;

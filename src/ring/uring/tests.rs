@@ -94,7 +94,7 @@ impl Rig {
         assert_eq!(counts.connections, 0);
         assert_eq!((counts.slots_in_use, counts.copy_buffers_in_use), (0, 0));
         assert_eq!(counts.in_flight, 2, "the accept and the waker");
-        assert_eq!(self.ring.pool.available(), u32::from(self.ring.pool.slots()));
+        assert_eq!(self.ring.common.pool.available(), u32::from(self.ring.common.pool.slots()));
     }
 }
 
@@ -320,7 +320,7 @@ fn a_pause_at_any_moment_loses_no_byte() {
             for _ in 0..random.below(4) {
                 if random.below(2) == 0 { rig.ring.pause(conn) } else { rig.ring.resume(conn) }
             }
-            let resumed = rig.ring.conns.get(conn).unwrap().wanted;
+            let resumed = rig.ring.common.conns.get(conn).unwrap().wanted;
             let wait = if resumed { Wait::Until(Instant::now() + PATIENCE) } else { Wait::No };
             rig.ring.turn(wait, &mut rig.events).unwrap();
             for event in rig.events.drain(..) {
@@ -446,7 +446,7 @@ fn a_slow_reader_slows_its_source_down_in_flat_memory() {
     assert!(reading.join().unwrap() == expected);
     assert!(pauses > 0 && drained > 0, "{pauses} pauses, drained {drained} times");
     assert!(peak <= 256, "{peak} slots pinned");
-    assert_eq!(rig.ring.out.chunks_in_use(), 0);
+    assert_eq!(rig.ring.common.out.chunks_in_use(), 0);
     rig.assert_idle();
 }
 
@@ -469,7 +469,7 @@ fn a_held_pool_brings_receiving_to_rest() {
         event => panic!("{event:?}"),
     };
     rig.for_a_while(100, |ring, event| assert!(take(ring, event).is_none()));
-    assert_eq!(rig.ring.pool.available(), 0);
+    assert_eq!(rig.ring.common.pool.available(), 0);
     rig.for_a_while(50, |_, event| panic!("held: {event:?}"));
     rig.ring.hold_pool(false);
     rig.until(&mut take);
@@ -549,7 +549,7 @@ fn close_without_flush_is_at_once_even_with_a_send_in_flight() {
         let (conn, peer) = rig.pair();
         rig.ring.resume(conn);
         clog(&mut rig, conn);
-        assert!(rig.ring.out.chunks_in_use() > 0);
+        assert!(rig.ring.common.out.chunks_in_use() > 0);
         let begun = Instant::now();
         if flush_first {
             rig.ring.close(conn, true);
@@ -686,7 +686,7 @@ fn a_dial_tells_how_it_ended() {
     let mut got = [0; 5];
     peer.read_exact(&mut got).unwrap();
     assert_eq!(&got, b"early");
-    assert!(rig.ring.conns.get(conn).unwrap().stream.nodelay().unwrap());
+    assert!(rig.ring.common.conns.get(conn).unwrap().stream.nodelay().unwrap());
     rig.ring.close(conn, false);
     rig.wait_closed(conn);
     // Hangs, because the backlog is full: the caller loses patience.
@@ -720,7 +720,7 @@ fn a_flood_is_accepted_up_to_the_limit_and_the_rest_refused() {
         }
     }
     assert_eq!((accepted.len(), refused), (300, 100));
-    let stream = &rig.ring.conns.get(accepted[0]).unwrap().stream;
+    let stream = &rig.ring.common.conns.get(accepted[0]).unwrap().stream;
     assert!(stream.nodelay().unwrap(), "inherited from the listener");
     for conn in &accepted {
         rig.ring.close(*conn, false);

@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
-use super::map::Map;
 use crate::Lease;
+use crate::map::Map;
 
 /// The only buffer group of a ring.
-pub(super) const GROUP: u16 = 0;
+pub(crate) const GROUP: u16 = 0;
 
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(crate) struct Pool {
     /// Buffer ring first, then the slots.
     map: Map,
     slots_at: usize,
@@ -40,7 +40,7 @@ pub(super) struct Pool {
 const PAGE_BYTES: usize = 4096;
 
 impl Pool {
-    pub(super) fn new(slots: u16, slot_bytes: u32) -> io::Result<Pool> {
+    pub(crate) fn new(slots: u16, slot_bytes: u32) -> io::Result<Pool> {
         let invalid = || io::Error::new(io::ErrorKind::InvalidInput, "the pool's size is out of range");
         let ring_entries = slots.checked_next_power_of_two().filter(|n| *n <= 1 << 15).ok_or_else(invalid)?;
         if slots == 0 || slot_bytes == 0 {
@@ -66,7 +66,7 @@ impl Pool {
     }
 
     /// Shows the buffer ring to the kernel and fills it.
-    pub(super) fn register(&mut self, submitter: &Submitter<'_>) -> io::Result<()> {
+    pub(crate) fn register(&mut self, submitter: &Submitter<'_>) -> io::Result<()> {
         let Some(base) = self.map.at(0, self.slots_at) else {
             return Err(io::Error::from_raw_os_error(libc::EFAULT));
         };
@@ -81,25 +81,25 @@ impl Pool {
     }
 
     /// Gives the memory up for good: the kernel may still write into it.
-    pub(super) fn leak(&mut self) {
+    pub(crate) fn leak(&mut self) {
         self.map.leak();
     }
 
-    pub(super) fn slots(&self) -> u16 {
+    pub(crate) fn slots(&self) -> u16 {
         u16::try_from(self.refs.len()).unwrap_or(u16::MAX)
     }
 
-    pub(super) fn slot_bytes(&self) -> u32 {
+    pub(crate) fn slot_bytes(&self) -> u32 {
         self.slot_bytes
     }
 
     /// Slots the kernel can fill now.
-    pub(super) fn available(&self) -> u32 {
+    pub(crate) fn available(&self) -> u32 {
         self.available
     }
 
     /// Slots that somebody holds a lease on or sends from, or that are withheld.
-    pub(super) fn in_use(&self) -> usize {
+    pub(crate) fn in_use(&self) -> usize {
         self.refs.iter().filter(|refs| **refs > 0).count() + self.withheld.len()
     }
 
@@ -136,7 +136,7 @@ impl Pool {
     }
 
     /// A completion says that the kernel filled this slot: it is ours, with one reference.
-    pub(super) fn take(&mut self, slot: u16) {
+    pub(crate) fn take(&mut self, slot: u16) {
         if let Some(refs) = self.refs.get_mut(usize::from(slot)) {
             debug_assert_eq!(*refs, 0);
             *refs += 1;
@@ -145,22 +145,22 @@ impl Pool {
     }
 
     /// The slot that a bundle fills after this one.
-    pub(super) fn following(&self, slot: u16) -> Option<u16> {
+    pub(crate) fn following(&self, slot: u16) -> Option<u16> {
         let place = self.place.get(usize::from(slot))?.wrapping_add(1) & self.ring_mask;
         self.order.get(usize::from(place)).copied()
     }
 
-    pub(super) fn lease(slot: u16, len: u32) -> Lease {
+    pub(crate) fn lease(slot: u16, len: u32) -> Lease {
         Lease { slot, range: 0..len }
     }
 
-    pub(super) fn retain(&mut self, slot: u16) {
+    pub(crate) fn retain(&mut self, slot: u16) {
         if let Some(refs) = self.refs.get_mut(usize::from(slot)) {
             *refs += 1;
         }
     }
 
-    pub(super) fn release(&mut self, slot: u16) {
+    pub(crate) fn release(&mut self, slot: u16) {
         let Some(refs) = self.refs.get_mut(usize::from(slot)) else { return };
         debug_assert!(*refs > 0, "released more often than retained");
         if *refs == 0 {
@@ -177,7 +177,7 @@ impl Pool {
         }
     }
 
-    pub(super) fn hold(&mut self, hold: bool) {
+    pub(crate) fn hold(&mut self, hold: bool) {
         self.held = hold;
         while !hold && let Some(slot) = self.withheld.pop() {
             self.provide(slot);
@@ -190,7 +190,7 @@ impl Pool {
     }
 
     /// Where a range of a slot lies; the bytes there are stable while the slot has references.
-    pub(super) fn part(&self, slot: u16, range: &Range<u32>) -> Option<(NonNull<u8>, usize)> {
+    pub(crate) fn part(&self, slot: u16, range: &Range<u32>) -> Option<(NonNull<u8>, usize)> {
         if self.refs.get(usize::from(slot)).is_none_or(|refs| *refs == 0)
             || range.start > range.end
             || range.end > self.slot_bytes
@@ -203,14 +203,14 @@ impl Pool {
         Some((unsafe { self.address(slot)?.add(start) }, len))
     }
 
-    pub(super) fn bytes(&self, lease: &Lease) -> &[u8] {
+    pub(crate) fn bytes(&self, lease: &Lease) -> &[u8] {
         let Some((at, len)) = self.part(lease.slot, &lease.range) else { return &[] };
         // SAFETY: `part` made sure that the range lies in a slot with references, which the kernel does not write
         // into; whoever writes goes through `bytes_mut`, which borrows the pool exclusively.
         unsafe { std::slice::from_raw_parts(at.as_ptr(), len) }
     }
 
-    pub(super) fn bytes_mut(&mut self, lease: &Lease) -> &mut [u8] {
+    pub(crate) fn bytes_mut(&mut self, lease: &Lease) -> &mut [u8] {
         let Some((at, len)) = self.part(lease.slot, &lease.range) else { return &mut [] };
         // SAFETY: as in `bytes`, and the exclusive borrow of the pool keeps every other slice of it away. The
         // kernel may read these bytes for a send under way; it copes with any content.
