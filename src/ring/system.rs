@@ -30,6 +30,17 @@ pub fn pin_current_thread(core: usize) -> io::Result<()> {
     check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const wanted) })
 }
 
+/// Lets the calling thread run where the process' first thread may, whatever core its own creator is kept on.
+pub(crate) fn unpin_current_thread() -> io::Result<()> {
+    // SAFETY: a set of zeroes is a valid, empty set.
+    let mut allowed: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    let process = i32::try_from(std::process::id()).unwrap_or(0);
+    // SAFETY: the pointer and the size name `allowed`, which outlives the call.
+    check(unsafe { libc::sched_getaffinity(process, size_of::<libc::cpu_set_t>(), &raw mut allowed) })?;
+    // SAFETY: the pointer and the size name `allowed`, which outlives the call.
+    check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const allowed) })
+}
+
 /// A listening TCP socket with SO_REUSEADDR and, so that each worker has its own on the same address,
 /// SO_REUSEPORT. `backlog` is in connections.
 ///
@@ -94,7 +105,7 @@ pub(crate) fn limits(resource: libc::__rlimit_resource_t) -> io::Result<libc::rl
     Ok(limit)
 }
 
-/// A blocking socket: on one that is not, io_uring would report EAGAIN instead of waiting.
+/// A blocking socket, as io_uring needs it: on one that is not, it would report EAGAIN instead of waiting.
 pub(crate) fn stream_socket(address: &SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: takes no pointer.
