@@ -25,6 +25,8 @@ mod disk;
 mod interest;
 mod listeners;
 mod progress;
+#[cfg(test)]
+mod tests;
 
 use disk::Disk;
 use interest::{Interest, Source};
@@ -44,7 +46,7 @@ const DROP_WAIT: Duration = Duration::from_secs(2);
 
 /// What is possible with a connection, as far as is known.
 #[derive(Debug, Default)]
-struct Readiness {
+pub(crate) struct Readiness {
     readable: bool,
     writable: bool,
     /// A receive that does not fill its room has not found everything.
@@ -57,7 +59,7 @@ struct Readiness {
 #[derive(Debug)]
 pub struct Poller {
     interest: Interest,
-    common: Common<Readiness>,
+    pub(crate) common: Common<Readiness>,
     listeners: Listeners,
     disk: Disk,
     waker: Waker,
@@ -116,11 +118,6 @@ impl Poller {
         for (id, address) in std::mem::take(&mut self.dials) {
             self.connect(id, address);
         }
-        for _ in 0..self.common.feedable() {
-            if let Some(id) = self.common.feed() {
-                self.line_up(id);
-            }
-        }
         // What has more to send than one call takes goes to the end of the list and waits for the next turn.
         let mut list = std::mem::take(&mut self.common.dirty);
         for id in list.drain(..) {
@@ -128,6 +125,12 @@ impl Poller {
         }
         if self.common.dirty.is_empty() {
             self.common.dirty = list;
+        }
+        // After the sends: each may have given slots back.
+        for _ in 0..self.common.feedable() {
+            if let Some(id) = self.common.feed() {
+                self.line_up(id);
+            }
         }
     }
 

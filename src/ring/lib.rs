@@ -43,6 +43,8 @@ mod outgoing;
 mod pool;
 mod probe;
 mod system;
+#[cfg(test)]
+mod tests;
 pub mod uring;
 mod waker;
 

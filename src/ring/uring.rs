@@ -44,7 +44,7 @@ const DROP_WAIT: Duration = Duration::from_secs(2);
 
 /// What of a connection is the kernel's.
 #[derive(Debug, Default)]
-struct Flight {
+pub(crate) struct Flight {
     receiving: Receiving,
     connecting: bool,
 }
@@ -75,7 +75,7 @@ impl Conn {
 #[derive(Debug)]
 pub struct Ring {
     kernel: Kernel,
-    common: Common<Flight>,
+    pub(crate) common: Common<Flight>,
     listeners: Listeners,
     jobs: Jobs,
     waker: Waker,
