@@ -24,8 +24,7 @@
 //! * When the pool runs dry, or is [held](Driver::hold_pool), receiving connections stall and go on by themselves
 //!   when slots return.
 //!
-//! Implementations: [`uring::Ring`] (io_uring). A readiness driver and a seeded simulator stand behind the same
-//! trait.
+//! Implementations: [`uring::Ring`] (io_uring) and [`epoll::Poller`] (readiness, for hosts that forbid io_uring).
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -33,11 +32,23 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+mod accepting;
+mod common;
+mod config;
+mod conns;
+pub mod epoll;
+mod files;
+mod map;
+mod outgoing;
+mod pool;
 mod probe;
 mod system;
+#[cfg(test)]
+mod tests;
 pub mod uring;
 mod waker;
 
+pub use config::{Config, Counts, DriverKind};
 pub use probe::{ProbeError, Report, probe};
 pub use system::{listen_socket, pin_current_thread, raise_open_files_limit, random};
 pub use waker::Waker;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use lockgate_bridge::{Counters, Inbox, Notice, Order, Outlet, Snapshot};
 use lockgate_lane::{Answer, Judge, ListenerRules, Outbox};
 use lockgate_recording::{Record, SessionId, Time};
-use lockgate_ring::uring::{Config, Ring};
-use lockgate_ring::{Driver, Event, ListenerId, Wait};
+use lockgate_ring::uring::Ring;
+use lockgate_ring::{Config, Driver, Event, ListenerId, Wait};
 
 use crate::admission::Admission;
 use crate::cancel::Courier;
