@@ -127,6 +127,7 @@ pub struct Sim {
     waker: Waker,
     woken: bool,
     ready: Vec<Event>,
+    told: u64,
     dirty: Vec<ConnId>,
     starved: VecDeque<ConnId>,
     trace: Trace,
@@ -164,6 +165,7 @@ impl Sim {
             waker: Waker::new()?,
             woken: false,
             ready: Vec::new(),
+            told: 0,
             dirty: Vec::new(),
             starved: VecDeque::new(),
             trace: Trace::new(config.journal_lines),
@@ -201,6 +203,11 @@ impl Sim {
             queued_bytes: self.conns.all().map(|conn| conn.queued).sum(),
             listeners: self.listeners.iter().filter(|listener| !listener.stopped).count(),
         }
+    }
+
+    /// Events that the owner has been told.
+    pub fn events_told(&self) -> u64 {
+        self.told
     }
 
     /// The disk as it is now.
@@ -248,6 +255,14 @@ impl Sim {
 
     /// Turns wishes into what is under way.
     fn prepare(&mut self) {
+        self.feed_starved();
+        for id in std::mem::take(&mut self.dirty) {
+            self.send(id);
+        }
+    }
+
+    /// Receives again where slots have come back.
+    pub(super) fn feed_starved(&mut self) {
         for _ in 0..self.starved.len().min(self.pool.available()) {
             if let Some(id) = self.starved.pop_front()
                 && let Some(conn) = self.conns.get_mut(id)
@@ -255,9 +270,6 @@ impl Sim {
                 conn.starved = false;
                 self.receive(id);
             }
-        }
-        for id in std::mem::take(&mut self.dirty) {
-            self.send(id);
         }
     }
 
@@ -334,6 +346,11 @@ impl Sim {
         }
     }
 
+    fn note_call(&mut self, kind: u64, conn: ConnId, call: &'static str) {
+        let words = [kind, u64::from(conn.index), u64::from(conn.generation)];
+        self.trace.note(self.now_ns, &words, &[], || format!("    {call} {conn:?}"));
+    }
+
     fn begin(&mut self, job: Job) {
         self.disk.job_begins(job.file);
         let faults = &self.config.faults;
@@ -373,12 +390,14 @@ impl Driver for Sim {
     }
 
     fn resume(&mut self, conn: ConnId) {
+        self.note_call(30, conn, "resume");
         let Some(found) = self.conns.get_mut(conn).filter(|conn| !conn.is_closing()) else { return };
         found.wanted = true;
         self.receive(conn);
     }
 
     fn pause(&mut self, conn: ConnId) {
+        self.note_call(31, conn, "pause");
         let until_ns = self.completion_ns();
         let Some(found) = self.conns.get_mut(conn).filter(|conn| !conn.is_closing()) else { return };
         if std::mem::replace(&mut found.wanted, false) {
@@ -421,12 +440,14 @@ impl Driver for Sim {
     }
 
     fn finish(&mut self, conn: ConnId) {
+        self.note_call(32, conn, "finish");
         let Some(found) = self.conns.get_mut(conn).filter(|conn| !conn.is_closing()) else { return };
         found.finish = true;
         self.advance(conn);
     }
 
     fn close(&mut self, conn: ConnId, flush: bool) {
+        self.note_call(33 + u64::from(flush), conn, if flush { "close, flushing" } else { "close" });
         let linger_ns = u64::try_from(self.config.linger.as_nanos()).unwrap_or(u64::MAX);
         let Some(found) = self.conns.get_mut(conn) else { return };
         let usable = !found.failed && found.send_error.is_none();
@@ -511,6 +532,7 @@ impl Driver for Sim {
             self.ready.push(Event::Woken);
         }
         self.note_events();
+        self.told += u64::try_from(self.ready.len()).unwrap_or(0);
         events.append(&mut self.ready);
         self.conns.turn_ends();
         Ok(())

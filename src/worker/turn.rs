@@ -280,7 +280,7 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.mode == Mode::Stopping && self.recorder.is_done() && !self.mail.is_waiting()
     }
 

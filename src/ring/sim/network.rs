@@ -173,6 +173,9 @@ impl Sim {
         for at_ns in std::mem::take(&mut link.wake_at_ns) {
             self.agenda.add(at_ns, What::Peer(at), &mut self.random);
         }
+        for (at_ns, listener, from, peer) in std::mem::take(&mut link.knocks) {
+            self.connect(at_ns, listener, from, peer);
+        }
         if reset {
             return self.reset_by_peer(at);
         }

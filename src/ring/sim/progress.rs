@@ -32,6 +32,8 @@ impl Sim {
             What::Disk(job) => self.disk_step(job),
             What::Chore(chore) => chore(),
         }
+        // Slots may have come back while the owner waits.
+        self.feed_starved();
     }
 
     /// Begins a receive if the connection wants bytes and something has come.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use super::disk::Disk;
 use super::random::Random;
-use crate::ConnId;
+use crate::{ConnId, ListenerId};
 
 /// Whoever stands at the far end of a connection. It is called when the connection stands, when bytes or the end
 /// have come, and when the time has come that it asked for; every call may find nothing new.
@@ -85,6 +85,11 @@ impl Wire<'_> {
         self.link.wake_at_ns.push(self.now_ns.saturating_add(ns));
     }
 
+    /// Has another peer knock, this much later.
+    pub fn connect_in(&mut self, ns: u64, listener: ListenerId, from: SocketAddr, peer: Box<dyn Peer>) {
+        self.link.knocks.push((self.now_ns.saturating_add(ns), listener, from, peer));
+    }
+
     /// The simulation's disk.
     pub fn disk(&self) -> &Disk {
         self.disk
@@ -160,6 +165,7 @@ pub(super) struct Link {
     pub(super) reading: bool,
     pub(super) reset_wanted: bool,
     pub(super) wake_at_ns: Vec<u64>,
+    pub(super) knocks: Vec<(u64, ListenerId, SocketAddr, Box<dyn Peer>)>,
     pub(super) window: usize,
     pub(super) latency_ns_max: u64,
     pub(super) bytewise: bool,
@@ -181,6 +187,7 @@ impl Link {
             reading: true,
             reset_wanted: false,
             wake_at_ns: Vec::new(),
+            knocks: Vec::new(),
             window: 64 << 10,
             latency_ns_max: 0,
             bytewise: false,
