@@ -3,6 +3,7 @@
 mod client;
 mod gate;
 mod server;
+mod sim;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -3,13 +3,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use lockgate_bridge::{Counters, Inbox, Notice, Order, Outlet, Snapshot};
 use lockgate_lane::{Answer, Judge, ListenerRules, Outbox};
 use lockgate_recording::{Record, SessionId, Time};
 use lockgate_ring::uring::Ring;
-use lockgate_ring::{Config, Driver, Event, ListenerId, Wait};
+use lockgate_ring::{Config, Driver, Event, ListenerId, Moment, Wait};
 
 use crate::admission::Admission;
 use crate::cancel::Courier;
@@ -102,25 +102,26 @@ pub(crate) enum Mode {
     Stopping,
 }
 
-/// Where times come from.
+/// Turns the driver's time into that of lanes and records, and back.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock {
     pub started: Instant,
 }
 
 impl Clock {
-    fn now(self) -> Time {
-        let monotonic = self.started.elapsed().as_nanos();
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    fn time(self, now: Moment) -> Time {
+        let monotonic = now.instant.saturating_duration_since(self.started).as_nanos();
+        let wall = now.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
         Time {
             monotonic_ns: u64::try_from(monotonic).unwrap_or(u64::MAX),
             wall_us: u64::try_from(wall).unwrap_or(u64::MAX),
         }
     }
 
-    fn instant(self, monotonic_ns: u64) -> Instant {
-        let offset = Duration::from_nanos(monotonic_ns);
-        self.started.checked_add(offset).unwrap_or_else(Instant::now)
+    /// The same moment for the driver; one that no clock will ever show is a wait without end.
+    fn wait_until(self, monotonic_ns: u64) -> Wait {
+        let instant = self.started.checked_add(Duration::from_nanos(monotonic_ns));
+        instant.map_or(Wait::Forever, Wait::Until)
     }
 }
 
@@ -179,6 +180,7 @@ impl<D: Driver> Worker<D> {
             listeners.push(Listening { id, rules: listener.rules, tls: listener.tls });
         }
         let clock = Clock { started: setup.started };
+        let now = clock.time(ring.now());
         let mut worker = Worker {
             ring,
             index: setup.index,
@@ -192,7 +194,7 @@ impl<D: Driver> Worker<D> {
             peers: setup.peers,
             counters: setup.counters,
             clock,
-            now: clock.now(),
+            now,
             mode: Mode::Running,
             sessions: Table::new(),
             couriers: Table::new(),
@@ -236,7 +238,7 @@ impl<D: Driver> Worker<D> {
         self.commit();
         let wait = self.wait();
         self.ring.turn(wait, events)?;
-        self.now = self.clock.now();
+        self.now = self.clock.time(self.ring.now());
         self.counters.turns.add(1);
         self.take_orders();
         for event in events.drain(..) {
@@ -273,12 +275,12 @@ impl<D: Driver> Worker<D> {
         let next = [self.timers.next_ns(), self.recorder.deadline_ns(), mail].into_iter().flatten().min();
         match next {
             Some(at_ns) if at_ns <= self.now.monotonic_ns => Wait::No,
-            Some(at_ns) => Wait::Until(self.clock.instant(at_ns)),
+            Some(at_ns) => self.clock.wait_until(at_ns),
             None => Wait::Forever,
         }
     }
 
-    fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.mode == Mode::Stopping && self.recorder.is_done() && !self.mail.is_waiting()
     }
 
