@@ -45,9 +45,6 @@ def isolation(kit, work, server, env, options):
     """isolationtester over its schedule, and the specs that need prepared transactions."""
     folder = _own_copy(kit.isolation, work)
     which = options.tests or ["--schedule=isolation_schedule", "prepared-transactions", "prepared-transactions-cic"]
-    if options.sample:
-        which = ["--schedule=isolation_sample"]
-        shutil.copy2(HERE / "isolation_sample", folder)
     return _pg_regress([folder / "pg_isolation_regress", *which], folder, server, env, options)
 
 
