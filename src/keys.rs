@@ -98,6 +98,8 @@ pub const KEYS: &[Key] = &[
 
     key("workers", "count", Integer(1, 256), Means("one per core that the process may use"), "2",
         "Number of worker threads, each pinned to a core."),
+    key("workers", "driver", Choice(&["auto", "io_uring", "epoll"]), Default("auto"), "\"auto\"",
+        "How they reach the kernel. `auto`: `io_uring` where it is allowed, else `epoll` with a warning. `io_uring` alone: where it is forbidden, the gateway does not start. `serve --driver` stands in its place."),
 
     key("limits", "login_timeout", Duration(1, 600), Default("15s"), "\"15s\"",
         "A client that is not authenticated by then is closed."),

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use lockgate_bridge::{Counters, Inbox, Notice, Order, Outlet, Snapshot};
 use lockgate_lane::{Answer, Judge, ListenerRules, Outbox};
 use lockgate_recording::{Record, SessionId, Time};
+use lockgate_ring::epoll::Poller;
 use lockgate_ring::uring::Ring;
-use lockgate_ring::{Config, Driver, Event, ListenerId, Moment, Wait};
+use lockgate_ring::{Config, Driver, DriverKind, Event, ListenerId, Moment, Wait, Waker};
 
 use crate::admission::Admission;
 use crate::cancel::Courier;
@@ -133,10 +134,11 @@ pub(crate) fn run(mut setup: Setup) -> io::Result<()> {
     let outlet = setup.outlet.clone();
     let worker = setup.index;
     let wake = std::mem::replace(&mut setup.wake, Box::new(|_| ()));
-    let result = Ring::new(ring_config(&setup.limits)).and_then(|ring| {
-        wake(ring.waker());
-        Worker::new(ring, setup, lockgate_ring::random)?.turns()
-    });
+    let config = ring_config(&setup.limits);
+    let result = match setup.driver {
+        DriverKind::IoUring => Ring::new(config).and_then(|ring| work(ring, setup, wake)),
+        DriverKind::Epoll => Poller::new(config).and_then(|poller| work(poller, setup, wake)),
+    };
     if let Err(error) = &result {
         tracing::error!(worker, %error, "the worker has failed");
     }
@@ -144,7 +146,12 @@ pub(crate) fn run(mut setup: Setup) -> io::Result<()> {
     result
 }
 
-/// The ring's limits follow the worker's: a session has two connections, a cancel request one more.
+fn work<D: Driver>(driver: D, setup: Setup, wake: Box<dyn FnOnce(Waker) + Send>) -> io::Result<()> {
+    wake(driver.waker());
+    Worker::new(driver, setup, lockgate_ring::random)?.turns()
+}
+
+/// The driver's limits follow the worker's: a session has two connections, a cancel request one more.
 fn ring_config(limits: &Limits) -> Config {
     Config {
         connections_max: limits.sessions_max.saturating_mul(2).saturating_add(SPARE_CONNECTIONS),
@@ -179,6 +186,7 @@ impl<D: Driver> Worker<D> {
             let id = ring.listen(listener.socket)?;
             listeners.push(Listening { id, rules: listener.rules, tls: listener.tls });
         }
+        setup.counters.io_uring.set(u64::from(setup.driver == DriverKind::IoUring));
         let clock = Clock { started: setup.started };
         let now = clock.time(ring.now());
         let mut worker = Worker {
