@@ -71,6 +71,13 @@ def stages():
         Stage("demo", "./demo --once", [script(HERE / "demo.py", "--once")], needs="release"),
         Stage("drivers", "psycopg 3, psql, pgbench, with and without TLS", [script(HERE / "drivers/run")], needs="release"),
         Stage(
+            "suites",
+            "drivers' own suites, directly and through",
+            [script(HERE / "drivers/suites", "--sample")],
+            full=[script(HERE / "drivers/suites")],
+            needs="release",
+        ),
+        Stage(
             "protocol",
             "random sequences of messages, directly and through",
             [script(HERE / "protocol/run", "--seeds", 300)],

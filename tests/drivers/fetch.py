@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 import shutil
 
-from support import debian, machine
+from support import machine
 from support.machine import Trouble
 
 HOME = machine.CACHE / "suites"
@@ -45,32 +45,6 @@ def sdist(name):
             argv = [machine.venv("tools"), "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", half]
             machine.run([*argv, *pinned(name)], what=f"downloading the source of {name}")
             _unpack(next(half.glob("*.tar.gz")))
-    return _inside(folder)
-
-
-def crate(name):
-    """The unpacked crate, a copy out of cargo's own registry."""
-    folder = HOME / f"crate-{name}-{version('crate', name)}"
-    if not folder.exists():
-        with _made(folder) as half:
-            asks = half / "asks"
-            (asks / "src").mkdir(parents=True)
-            (asks / "src/lib.rs").touch()
-            exact = f'[package]\nname = "asks"\nversion = "0.0.0"\n[workspace]\n[dependencies]\n{name} = "={version("crate", name)}"\n'
-            (asks / "Cargo.toml").write_text(exact)
-            machine.run(["cargo", "vendor", "-q", half / "vendor"], what=f"fetching the crate {name}", cwd=asks, env=machine.cargo_env())
-            (half / "vendor" / name).rename(half / name)
-            shutil.rmtree(half / "vendor")
-            shutil.rmtree(asks)
-    return _inside(folder)
-
-
-def debian_source(name):
-    """The unpacked upstream tarball of a Debian source package."""
-    folder = HOME / f"{name}-{version('debian', name)}"
-    if not folder.exists():
-        with _made(folder) as half:
-            _unpack(debian.upstream(name, version("debian", name), half))
     return _inside(folder)
 
 

@@ -46,7 +46,9 @@ class User:
 class Gateway:
     """One running gateway. Use as a context manager, or start() and stop()."""
 
-    def __init__(self, folder, targets, users, policies, tls="off", durability="async", workers=2, segment="64MiB", driver=None):
+    def __init__(
+        self, folder, targets, users, policies, tls="off", durability="async", workers=2, segment="64MiB", driver=None, limits=None
+    ):
         self.folder = folder / "gateway"
         self.targets = targets
         self.users = users
@@ -56,6 +58,7 @@ class Gateway:
         self.segment = segment
         self.workers = workers
         self.driver = driver
+        self.limits = limits or {}
         self.port = None
         self.admin = None
         self.process = None
@@ -94,6 +97,7 @@ class Gateway:
 
     def _toml(self):
         lines = ['data_dir = "var"', "", "[workers]", f"count = {self.workers}", ""]
+        lines += ["[limits]", *(f"{key} = {value}" for key, value in self.limits.items()), ""]
         lines += ["[recording]", f'durability = "{self.durability}"', f'segment_bytes = "{self.segment}"', ""]
         lines += ["[[listener]]", 'protocol = "postgres"', f'bind = "127.0.0.1:{self.port}"', f'tls = "{self.tls}"', ""]
         for target in self.targets:

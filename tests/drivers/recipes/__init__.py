@@ -14,7 +14,7 @@ PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 
 @dataclasses.dataclass
 class Role:
-    """An account of the server that the gateway knows by the same name and password. Superusers, unless told otherwise."""
+    """A superuser of the server, whom the gateway knows by the same name and password."""
 
     name: str
     password: str
@@ -27,6 +27,9 @@ class Recipe:
     version = ""
     what = ""
     databases = ["suite"]
+    later = []
+    """Databases that the suite itself makes and drops. A gateway is not ready while a target is not there, so these
+    targets lead to empty databases of other names, and what the suite makes stays unvisited."""
     settings = {}
     roles = []
     tls = (False,)

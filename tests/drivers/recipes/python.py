@@ -13,11 +13,12 @@ class Asyncpg(Recipe):
     version = fetch.version("pypi", "asyncpg")
     what = "its whole suite, as against a remote server"
     databases = ["postgres"]
+    later = ["testdb", "asyncpg_intro_test"]
     tls = (False, True)
     settings = {"max_prepared_transactions": "10"}
 
     def prepare(self):
-        self.python = machine.venv("suite-asyncpg", *fetch.pinned("asyncpg", "uvloop", "pytest"))
+        self.python = machine.venv("suite-asyncpg", *fetch.pinned("asyncpg", "uvloop", "distro", "pytest"))
         self.source = fetch.sdist("asyncpg")
 
     def run(self, place):
