@@ -49,9 +49,9 @@ impl<'a> Reader<'a> {
         Ok(u32::from_be_bytes(self.array()?))
     }
 
-    /// An Int16 that counts what follows: never negative.
+    /// An Int16 that counts what follows: unsigned, as servers read it (a Bind may have 65,535 parameters).
     pub fn count(&mut self) -> Result<usize, Malformed> {
-        usize::try_from(self.i16()?).map_err(|_| self.malformed())
+        Ok(usize::from(u16::from_be_bytes(self.array()?)))
     }
 
     /// A zero-terminated string, without its zero.
