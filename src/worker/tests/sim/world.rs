@@ -10,14 +10,15 @@ use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 
 use lockgate_bridge::snapshot::{Admission, Destination};
-use lockgate_bridge::{Counters, Inbox, LateWake, Notice, Order, Outlet, SaltedKey, Snapshot, Wake, mailbox};
+use lockgate_bridge::{Counters, Inbox, LateWake, Notice, Order, Outlet, Snapshot, Wake, mailbox};
 use lockgate_lane::{
-    Identity, ListenerAuth, ListenerRules, ListenerTls, Secret, Standing, Target, TargetTls, Verifier,
+    Identity, ListenerAuth, ListenerRules, ListenerTls, SaltedKey, Secret, Standing, Target, TargetTls,
+    Verifier,
 };
 use lockgate_policy_dsl::Source;
 use lockgate_recording::{SEGMENT_BYTES_MIN, SeriesStart, Time, segment_path};
 use lockgate_ring::sim::{Config, Disk, Faults, Random, Sim};
-use lockgate_ring::{Driver, Event, ListenerId, Wait};
+use lockgate_ring::{Driver, DriverKind, Event, ListenerId, Wait};
 
 use super::backend::TABLE;
 use super::client::{Client, Manner, Outcome, State};
@@ -247,6 +248,7 @@ impl World {
             index: 0,
             workers: 1,
             core: None,
+            driver: DriverKind::Epoll,
             listeners: vec![ListenerSetup {
                 socket: no_socket(),
                 rules: Arc::new(ListenerRules { tls: ListenerTls::Off, auth: ListenerAuth::Scram }),
