@@ -139,7 +139,7 @@ impl Shared {
             (_, Outcome::Served) => true,
             // What clients may be told when something has gone wrong, by the gateway or the server.
             (_, Outcome::Refused(code)) => {
-                let codes = ["08001", "08006", "57P01", "57014", "58030"];
+                let codes = ["08001", "28000", "08006", "57P01", "57014", "58030"];
                 !self.calm && codes.contains(&code.as_str())
             }
             _ => !self.calm,
@@ -395,6 +395,11 @@ impl World {
         save(&disk, folder.path(), first_segment);
         let complete = shared.borrow().durable || (!plan.disk && !crashed);
         check_recording(folder.path(), &mut shared.borrow_mut(), complete, crashed);
+        let again = lockgate_recording::recover(folder.path(), 0).unwrap();
+        if !crashed && !plan.disk && again.crash.is_some() {
+            let what = format!("a clean end looks like a crash: {:?}", again.crash);
+            shared.borrow_mut().complain(what);
+        }
         remains.tally.commands = shared.borrow().seen.len() as u64;
         remains.violations = std::mem::take(&mut shared.borrow_mut().violations);
         if crashed && remains.violations.is_empty() {
