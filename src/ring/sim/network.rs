@@ -58,8 +58,7 @@ impl Sim {
 
     pub(super) fn knock(&mut self, id: ListenerId, at: usize) {
         let place = usize::try_from(id.0).unwrap_or(usize::MAX);
-        let (fault, quiet_until_ns) =
-            (self.random.chance(self.config.faults.accept), self.now_ns + REST_NS);
+        let (fault, quiet_until_ns) = (self.random.chance(self.config.faults.accept), self.now_ns + REST_NS);
         match self.listeners.get_mut(place) {
             Some(listener) if listener.stopped => return self.refuse(at),
             None => return self.refuse(at),

@@ -247,7 +247,11 @@ impl Sim {
         let Some(Some(mut job)) = self.jobs.get_mut(at).map(Option::take) else { return };
         let result = match &mut job.work {
             Work::Sync { fails } => {
-                if *fails { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
+                if *fails {
+                    Err(io::Error::from_raw_os_error(libc::EIO))
+                } else {
+                    Ok(())
+                }
             }
             Work::Write { offset, buf, done, fails_at } => {
                 let end = fails_at.unwrap_or(buf.len());
