@@ -81,6 +81,8 @@ struct Core {
     claimed: Option<(String, String)>,
     /// SessionOpened was recorded, so SessionClosed is due.
     recorded: bool,
+    /// The client has been sent the beginning of a message and not its end: what followed would pass for the rest.
+    mid_message: bool,
 }
 
 /// Where the conversation stands. Each state owns what makes sense in it, and only that.
@@ -121,6 +123,7 @@ impl Lane {
                 commands: 0,
                 claimed: None,
                 recorded: false,
+                mid_message: false,
             },
             phase: Phase::First(First::default()),
             from_client: Inbound::default(),
@@ -283,7 +286,10 @@ impl Lane {
                 Phase::Connect(connect) => connect.step(bytes, &mut self.core, turn),
                 Phase::Session(mut session) => match session.server_step(bytes, origin, &mut self.core, turn)
                 {
-                    Ok(step) => (Ok(Phase::Session(session)), step),
+                    Ok(step) => {
+                        self.core.mid_message = session.is_mid_message();
+                        (Ok(Phase::Session(session)), step)
+                    }
                     Err(trouble) => (Err(trouble), Step::Blocked),
                 },
                 other => (Ok(other), Step::Consumed(bytes.len())),
@@ -312,7 +318,9 @@ impl Lane {
 
     /// Tells the client what it can be told, records the end and closes both sides. The phase is closed already.
     fn finish(&mut self, trouble: &Trouble, now: Time, out: &mut Outbox) {
-        trouble.tell_client(out);
+        if !self.core.mid_message {
+            trouble.tell_client(out);
+        }
         let (fault, reason) = (trouble.fault(), trouble.reason());
         let core = &self.core;
         if core.recorded {

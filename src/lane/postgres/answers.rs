@@ -62,6 +62,11 @@ enum StreamKind {
 }
 
 impl Session {
+    /// A message to the client has passed in part.
+    pub(super) fn is_mid_message(&self) -> bool {
+        self.answers.stream.is_some()
+    }
+
     /// Deals with the front of what the server sent.
     pub(super) fn server_step(
         &mut self,

@@ -545,6 +545,25 @@ fn notices_notifications_and_parameters_pass_at_any_time() {
 }
 
 #[test]
+fn nothing_is_put_into_a_message_that_was_cut() {
+    let row = row(&[Some(b"a cell of some length")]);
+    for cut in 0..=row.len() {
+        let mut rig = standing(&Settings::default());
+        rig.client(&query("SELECT 1"));
+        rig.server(&columns(&[1]));
+        rig.take_client();
+        rig.server(&row[..cut]);
+        rig.hang_up(Side::Server, "");
+        let heard = rig.take_client();
+        let whole = cut < frame::HEADER_BYTES || cut == row.len();
+        let passed = if cut < frame::HEADER_BYTES { 0 } else { cut };
+        assert_eq!(heard[..passed], row[..passed]);
+        // The beginning of an error would pass for the rest of the row.
+        assert_eq!(heard.len() > passed, whole, "cut at {cut}: {}", heard.escape_ascii());
+    }
+}
+
+#[test]
 fn terminate_reaches_the_server() {
     let mut rig = standing(&Settings::default());
     rig.client(&empty(frontend::TERMINATE));
