@@ -174,10 +174,10 @@ impl Gate {
         self.control.adopted.load(Ordering::SeqCst) == epoch
     }
 
-    pub(crate) fn drain(&self, within: Duration) {
+    pub(crate) fn drain(&self, within: Duration, ending: Ending) {
         let deadline = self.started.elapsed() + within;
         let deadline_ns = u64::try_from(deadline.as_nanos()).unwrap();
-        self.orders.send(Order::Drain { deadline_ns }).unwrap();
+        self.orders.send(Order::Drain { deadline_ns, ending }).unwrap();
     }
 
     pub(crate) fn supply_segments(&self) {
