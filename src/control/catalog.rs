@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockgate_facts::postgres::Catalog;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::config::SslMode;
@@ -50,19 +50,38 @@ pub(crate) struct ColumnName {
 /// Rows of one query, as text or NULL.
 type Rows = Vec<Vec<Option<String>>>;
 
-/// Watches one target's catalog for ever; ends when nobody listens any more.
-pub(crate) async fn watch(target: usize, setup: TargetSetup, events: mpsc::Sender<Event>) {
+/// Watches one target's catalog for ever; ends when nobody listens any more. Another setup (another password, say) takes
+/// effect at once; it is of the same database, so what was read stays good.
+pub(crate) async fn watch(
+    target: usize,
+    mut setups: watch::Receiver<TargetSetup>,
+    events: mpsc::Sender<Event>,
+) {
+    let setup = setups.borrow_and_update().clone();
     let mut watch = Watch { target, setup, events, version: 0, fingerprint: None };
     let mut pause = PAUSE_MIN;
     loop {
         let before = watch.version;
-        let Err(Stop::Failed(error)) = watch.connection().await else { return };
+        let ended = tokio::select! {
+            ended = watch.connection() => Some(ended),
+            changed = setups.changed() => match changed {
+                Ok(()) => None,
+                Err(_) => return,
+            },
+        };
+        let Some(ended) = ended else {
+            watch.setup = setups.borrow_and_update().clone();
+            continue;
+        };
+        let Err(Stop::Failed(error)) = ended else { return };
         if watch.events.send(Event::CatalogFailed { target, error }).await.is_err() {
             return;
         }
         // A connection that was good for something starts the count anew.
         pause = if watch.version > before { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
-        sleep(pause).await;
+        // A change ends the pause; it is looked at above.
+        let _ = timeout(pause, setups.changed()).await;
+        watch.setup = setups.borrow_and_update().clone();
     }
 }
 
