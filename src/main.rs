@@ -6,12 +6,16 @@ mod boot;
 mod cli;
 mod config;
 mod folders;
+mod host;
 mod keys;
+mod listeners;
 mod logging;
+mod outline;
 #[cfg(test)]
 mod scratch;
 mod secrets;
 mod section;
+mod series;
 mod tls;
 mod values;
 

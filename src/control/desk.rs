@@ -300,7 +300,7 @@ impl Desk {
             Event::Answer { worker, order } => self.answer(worker, order),
             Event::Recording { worker, failure } => self.recording(worker, failure),
             Event::Reloaded(loaded) => self.reloaded(loaded),
-            Event::Reload => self.reload("another process of this gateway has reloaded"),
+            Event::Reload { why } => self.reload(why),
             Event::Open { doors, admin, done } => self.open(doors, admin, done),
             Event::Announce { predecessor, done } => drop(done.send(self.announce(predecessor))),
             Event::TakeOver { reply } => drop(reply.send(self.give())),

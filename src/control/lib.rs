@@ -180,8 +180,8 @@ enum Event {
     Recording { worker: u32, failure: Option<String> },
     /// A configuration was loaded anew, or refused with all its mistakes.
     Reloaded(Result<Box<reload::Derived>, Vec<String>>),
-    /// Another process of this gateway has reloaded.
-    Reload,
+    /// Load the configuration anew.
+    Reload { why: &'static str },
     /// Accept clients on these.
     Open { doors: Vec<Door>, admin: Option<TcpListener>, done: Reply },
     /// This process serves: say so. It has taken over from the process of this id, if any.
@@ -250,6 +250,9 @@ impl Control {
         loop {
             let missing = {
                 let state = self.status.state();
+                if state.draining {
+                    return Ok(());
+                }
                 let ended = |worker: &&status::WorkerState| worker.stopped || worker.failed.is_some();
                 if state.workers.iter().any(|worker| ended(&worker)) {
                     return Err(String::from("a worker has failed"));
@@ -289,6 +292,11 @@ impl Control {
         let gone = |()| io::Error::other("control has ended");
         self.events.blocking_send(Event::Announce { predecessor, done }).map_err(|_| gone(()))?;
         announced.blocking_recv().map_err(|_| gone(()))?
+    }
+
+    /// Loads the configuration anew, as SIGHUP does.
+    pub fn reload(&self) {
+        let _ = self.events.blocking_send(Event::Reload { why: "asked" });
     }
 
     /// A worker's thread has ended before its time: everything ends in good order, and says why.

@@ -149,7 +149,7 @@ impl Desk {
             let mut fresh = HashSet::new();
             for mut door in wanted {
                 match held.iter().position(|held| held.bind == door.bind) {
-                    Some(at) if door.sockets.is_empty() => door.sockets = held.swap_remove(at).sockets,
+                    Some(at) if door.sockets.is_empty() => door.sockets = held.remove(at).sockets,
                     _ => {
                         fresh.insert(door.bind);
                     }

@@ -231,7 +231,7 @@ async fn conversation(stream: &mut UnixStream, events: &mpsc::Sender<Event>) -> 
         return siblings::serve_cancel(request, stream, events).await;
     }
     if line == "reload" {
-        let _ = events.send(Event::Reload).await;
+        let _ = events.send(Event::Reload { why: "another process of this gateway has" }).await;
         return stream.write_all(siblings::DONE.as_bytes()).await;
     }
     stream.write_all(format!("{NO}this is not understood; both must be of versions that know each other\n").as_bytes()).await
