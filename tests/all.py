@@ -84,6 +84,13 @@ def stages():
             full=[script(HERE / "kill9", "--kills", 100)],
             needs="release",
         ),
+        Stage(
+            "life",
+            "reload, hand-over, drain, health",
+            [script(HERE / "life/run", "--seconds", 20)],
+            full=[script(HERE / "life/run", "--seconds", 300)],
+            needs="release",
+        ),
         Stage("fuzz", "every fuzz target", [script(HERE / "fuzz", "--seconds", 15)], full=[script(HERE / "fuzz", "--seconds", 600)]),
         Stage(
             "mutations",

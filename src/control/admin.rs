@@ -199,9 +199,10 @@ mod tests {
         let status = Status::new(1, std::iter::empty());
         status.state().epoch = 2;
         status.worker(0, |state| state.epoch = 1);
-        let state = status.state().clone();
+        let mut state = status.state().clone();
         assert_eq!(state.obstacles(state.published).len(), 0);
         let later = state.published + std::time::Duration::from_secs(6);
+        state.looked_after = later;
         assert_eq!(state.obstacles(later)[0].reason, "it judges by epoch 1, and 2 was published");
     }
 

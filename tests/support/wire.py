@@ -34,6 +34,8 @@ class Session:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.stream = self.socket.makefile("rb")
         self.status = None
+        # Process id and secret: what a cancel request needs.
+        self.key = None
         start = {"user": user, "database": database, **parameters}
         body = struct.pack("!I", 196608) + b"".join(text(key) + text(value) for key, value in start.items()) + b"\0"
         self.socket.sendall(struct.pack("!I", len(body) + 4) + body)
@@ -103,6 +105,8 @@ class Session:
             if kind == b"Z":
                 self.status = body
                 return
+            if kind == b"K":
+                self.key = (struct.unpack("!I", body[:4])[0], body[4:])
             if kind != b"R":
                 continue
             code = struct.unpack("!I", body[:4])[0]
