@@ -55,13 +55,16 @@ impl Host {
 }
 
 impl lockgate_control::Host for Host {
-    fn reload(&self, held: &[SocketAddr]) -> Result<Reload, Vec<String>> {
+    fn reload(&self, held: Option<&[SocketAddr]>) -> Result<Reload, Vec<String>> {
         let config = Config::load(&self.file)
             .map_err(|findings| findings.mistakes.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         let outline = Outline::of(&config, &self.state);
         // What cannot change stays what it is.
         let config = Config { data_dir: self.data_dir.clone(), workers: self.workers, ..config };
-        let doors = listeners::doors(&config, Vec::new(), held).map_err(|error| vec![error])?;
+        let doors = match held {
+            Some(held) => listeners::doors(&config, Vec::new(), held).map_err(|error| vec![error])?,
+            None => Vec::new(),
+        };
         let difference = self.replace(outline);
         let mut work = work(&config, self.workers);
         let mut fixed = difference.fixed;

@@ -75,6 +75,7 @@ pub(crate) fn spawn(
         unconfigured: (0, None),
         host: setup.host,
         reloading: None,
+        reload_waiters: Vec::new(),
         hand_over: HandOver::No,
         run: Arc::new(RunFolder::open(&setup.run)?),
         lock: Some(setup.lock),
@@ -124,6 +125,8 @@ pub(crate) struct Desk {
     pub unconfigured: (usize, Option<Reply>),
     pub host: Arc<dyn Host>,
     pub reloading: Option<Reloading>,
+    /// Who waits for the end of a reload.
+    pub reload_waiters: Vec<Reply>,
     pub hand_over: HandOver,
     pub run: Arc<RunFolder>,
     /// The data folder's.
@@ -163,20 +166,36 @@ pub(crate) enum Shutdown {
 pub(crate) struct Post {
     pub link: WorkerLink,
     waiting: VecDeque<Order>,
+    /// The worker has ended: it takes nothing more.
+    gone: bool,
 }
 
 impl Post {
     fn new(link: WorkerLink) -> Post {
-        Post { link, waiting: VecDeque::new() }
+        Post { link, waiting: VecDeque::new(), gone: false }
     }
 
     /// Sends, or keeps for later. Only the newest snapshot is worth keeping.
     pub(crate) fn send(&mut self, order: Order) {
+        if self.gone {
+            return;
+        }
         if matches!(order, Order::Adopt(_)) {
             self.waiting.retain(|waiting| !matches!(waiting, Order::Adopt(_)));
         }
         self.waiting.push_back(order);
         self.flush();
+    }
+
+    /// Nothing is sent or kept any more.
+    fn end(&mut self) {
+        self.gone = true;
+        self.waiting.clear();
+    }
+
+    /// Whether orders arrive.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone
     }
 
     /// Sends what was kept, in order.
@@ -300,9 +319,17 @@ impl Desk {
             Event::Answer { worker, order } => self.answer(worker, order),
             Event::Recording { worker, failure } => self.recording(worker, failure),
             Event::Reloaded(loaded) => self.reloaded(loaded),
-            Event::Reload { why } => self.reload(why),
+            Event::Reload { why, done } => {
+                self.reload_waiters.extend(done);
+                self.reload(why);
+            }
+            Event::ReloadedEverywhere => self.reloaded_everywhere(),
             Event::Open { doors, admin, done } => self.open(doors, admin, done),
-            Event::Announce { predecessor, done } => drop(done.send(self.announce(predecessor))),
+            Event::Announce { predecessor, done } => self.announce(predecessor, done),
+            Event::Announced { done } => {
+                self.notifier.say("READY=1\nSTATUS=serving");
+                let _ = done.send(Ok(()));
+            }
             Event::TakeOver { reply } => drop(reply.send(self.give())),
             Event::Rest { done } => self.rest(done),
             Event::NotHandedOver { reason } => self.not_handed_over(&reason),
@@ -390,6 +417,8 @@ impl Desk {
             Notice::Stopped { worker } => {
                 info!(worker, "worker stopped");
                 self.status.worker(worker, |state| state.stopped = true);
+                let post = usize::try_from(worker).ok().and_then(|worker| self.workers.get_mut(worker));
+                post.into_iter().for_each(Post::end);
             }
         }
     }

@@ -180,8 +180,12 @@ enum Event {
     Recording { worker: u32, failure: Option<String> },
     /// A configuration was loaded anew, or refused with all its mistakes.
     Reloaded(Result<Box<reload::Derived>, Vec<String>>),
-    /// Load the configuration anew.
-    Reload { why: &'static str },
+    /// Load the configuration anew; `done` hears when it holds, or is refused.
+    Reload { why: &'static str, done: Option<Reply> },
+    /// What was reloaded here holds in the other processes of this gateway, too, as far as they can be reached.
+    ReloadedEverywhere,
+    /// The same, of a process that begins to serve.
+    Announced { done: oneshot::Sender<io::Result<()>> },
     /// Accept clients on these.
     Open { doors: Vec<Door>, admin: Option<TcpListener>, done: Reply },
     /// This process serves: say so. It has taken over from the process of this id, if any.
@@ -296,7 +300,7 @@ impl Control {
 
     /// Loads the configuration anew, as SIGHUP does.
     pub fn reload(&self) {
-        let _ = self.events.blocking_send(Event::Reload { why: "asked" });
+        let _ = self.events.blocking_send(Event::Reload { why: "asked", done: None });
     }
 
     /// A worker's thread has ended before its time: everything ends in good order, and says why.

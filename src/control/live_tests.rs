@@ -141,7 +141,7 @@ impl Wake for Deaf {
 struct Configurations(Mutex<Vec<Result<Reload, Vec<String>>>>);
 
 impl Host for Configurations {
-    fn reload(&self, _: &[std::net::SocketAddr]) -> Result<Reload, Vec<String>> {
+    fn reload(&self, _: Option<&[std::net::SocketAddr]>) -> Result<Reload, Vec<String>> {
         self.0.lock().unwrap().remove(0)
     }
 

@@ -19,11 +19,12 @@ use crate::{Event, Policies, TargetSetup, UserSetup, catalog, resolve};
 
 /// What control asks of the binary around it.
 pub trait Host: Send + Sync {
-    /// Loads configuration and policies anew, and binds what listeners are not among `held`. Blocks.
+    /// Loads configuration and policies anew, and binds what listeners are not among `held`; none at all where nothing
+    /// can be held any more. Blocks.
     ///
     /// # Errors
     /// Every mistake there is; then nothing has changed.
-    fn reload(&self, held: &[SocketAddr]) -> Result<Reload, Vec<String>>;
+    fn reload(&self, held: Option<&[SocketAddr]>) -> Result<Reload, Vec<String>>;
 
     /// Starts this program once more, to take over from this process. Blocks for a moment.
     ///
@@ -81,6 +82,7 @@ impl Desk {
     pub(crate) fn reload(&mut self, why: &str) {
         info!(why, "reloading");
         if self.is_handing_over() || self.shutdown == Shutdown::Stopping {
+            self.reload_waiters.clear();
             return warn!("not reloaded: a hand-over is under way, or the end; reload again afterwards");
         }
         if let Some(reloading) = &mut self.reloading {
@@ -89,10 +91,11 @@ impl Desk {
         }
         self.reloading = Some(Reloading { again: false, catalogs: None, changes: Vec::new() });
         self.notifier.reloading();
-        let held: Vec<SocketAddr> = self.doors.iter().map(|door| door.bind).collect();
+        let serves = self.shutdown == Shutdown::No;
+        let held = serves.then(|| self.doors.iter().map(|door| door.bind).collect::<Vec<_>>());
         let (host, events) = (Arc::clone(&self.host), self.events.clone());
         tokio::spawn(async move {
-            let loaded = spawn_blocking(move || load(&*host, &held)).await;
+            let loaded = spawn_blocking(move || load(&*host, held.as_deref())).await;
             let died = |_| Err(vec![String::from("the thread that loaded the configuration died")]);
             let _ = events.send(Event::Reloaded(loaded.unwrap_or_else(died))).await;
         });
@@ -198,11 +201,18 @@ impl Desk {
             false => info!(changes = changes.join("; "), "reloaded"),
         }
         self.publisher.adopt_staged();
+        if let Some(reloading) = &mut self.reloading {
+            reloading.catalogs = None;
+        }
+        self.reload_siblings(Event::ReloadedEverywhere);
+    }
+
+    /// Whoever drains has reloaded, too.
+    pub(crate) fn reloaded_everywhere(&mut self) {
         let mut state = self.status.state();
         state.reloads.done += 1;
         state.reloads.mistakes = None;
         drop(state);
-        self.tell_siblings_to_reload();
         self.reload_ended("serving");
     }
 
@@ -222,12 +232,15 @@ impl Desk {
     fn reload_ended(&mut self, status: &str) {
         self.notifier.say(&format!("READY=1\nSTATUS={status}"));
         if self.reloading.take().is_some_and(|reloading| reloading.again) {
-            self.reload("asked again meanwhile");
+            return self.reload("asked again meanwhile");
+        }
+        for waiter in self.reload_waiters.drain(..) {
+            let _ = waiter.send(());
         }
     }
 }
 
-fn load(host: &dyn Host, held: &[SocketAddr]) -> Result<Box<Derived>, Vec<String>> {
+fn load(host: &dyn Host, held: Option<&[SocketAddr]>) -> Result<Box<Derived>, Vec<String>> {
     let mut reload = host.reload(held)?;
     let users = identity::derive(std::mem::take(&mut reload.users))
         .map_err(|_| vec![String::from("the operating system gives no random numbers")])?;

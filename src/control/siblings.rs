@@ -20,8 +20,8 @@ use crate::{Event, Reply};
 
 /// Cancel requests under way to other processes at once; whoever floods finds the way closed, and nothing else is.
 pub(crate) const CANCELS_MAX: usize = 64;
-/// How long another process may take to carry one out.
-const CANCEL_MAX: Duration = Duration::from_secs(10);
+/// How long another process may take to carry one out, or to reload.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Said when it has been.
 pub(crate) const DONE: &str = "done\n";
 
@@ -51,7 +51,9 @@ impl Desk {
     pub(crate) fn cancel_here(&mut self, request: CancelRequest, done: Reply) {
         let workers = u32::try_from(self.workers.len()).unwrap_or(u32::MAX);
         let worker = worker_of(&request.secret, workers).and_then(|worker| usize::try_from(worker).ok());
-        let Some(post) = worker.and_then(|worker| self.workers.get_mut(worker)) else { return };
+        let post = worker.and_then(|worker| self.workers.get_mut(worker)).filter(|post| !post.is_gone());
+        // Without one, whoever asks hears at once that nothing came of it.
+        let Some(post) = post else { return };
         self.last_ticket += 1;
         let ticket = self.last_ticket;
         self.cancels_in.retain(|_, waiting| !waiting.is_closed());
@@ -66,18 +68,23 @@ impl Desk {
         }
     }
 
-    /// Whoever drains judges by the same rules as whoever serves.
-    pub(crate) fn tell_siblings_to_reload(&self) {
-        if self.shutdown != Shutdown::No {
-            return;
-        }
-        for path in self.run.others(true) {
-            tokio::spawn(async move {
-                if let Err(error) = ask(&path, "reload\n").await {
+    /// Whoever drains judges by the same rules as whoever serves: each is told to reload, and `then` is due when all
+    /// have, or cannot.
+    pub(crate) fn reload_siblings(&self, then: Event) {
+        let others = if self.shutdown == Shutdown::No { self.run.others(true) } else { Vec::new() };
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let asked: Vec<_> = others
+                .into_iter()
+                .map(|path| tokio::spawn(async move { ask(&path, "reload\n").await }))
+                .collect();
+            for asked in asked {
+                if let Ok(Err(error)) = asked.await {
                     warn!(%error, "a process that drains could not be told to reload; it judges by older rules");
                 }
-            });
-        }
+            }
+            let _ = events.send(then).await;
+        });
     }
 
     /// Looks who drains, in a moment and not here: a folder may be slow.
@@ -121,7 +128,7 @@ async fn ask(path: &PathBuf, line: &str) -> io::Result<()> {
         stream.take(64).read_to_string(&mut answer).await?;
         if answer == DONE { Ok(()) } else { Err(io::Error::other(format!("it says \"{}\"", answer.trim_end()))) }
     };
-    timeout(CANCEL_MAX, asked).await.map_err(|_| io::Error::other("it does not answer"))?
+    timeout(ANSWER_MAX, asked).await.map_err(|_| io::Error::other("it does not answer"))?
 }
 
 /// `cancel PROCESS SECRET CLIENT`, the secret in hexadecimal digits.
@@ -150,7 +157,7 @@ pub(crate) async fn serve_cancel(
 ) -> io::Result<()> {
     let (done, carried_out) = oneshot::channel();
     if events.send(Event::Cancel { request, done }).await.is_ok() {
-        let _ = timeout(CANCEL_MAX, carried_out).await;
+        let _ = timeout(ANSWER_MAX, carried_out).await;
     }
     stream.write_all(DONE.as_bytes()).await
 }

@@ -96,18 +96,18 @@ impl Desk {
         });
     }
 
-    /// This process serves.
-    pub(crate) fn announce(&mut self, predecessor: Option<u32>) -> io::Result<()> {
+    /// This process serves. `done` hears when whoever drains judges by the configuration that was read here.
+    pub(crate) fn announce(&mut self, predecessor: Option<u32>, done: oneshot::Sender<io::Result<()>>) {
         self.run.sweep();
-        let listener = self.run.serve(predecessor)?;
-        tokio::spawn(answer(listener, self.events.clone())?);
-        if predecessor.is_some() {
-            self.siblings_told(true);
-            // It has read the configuration earlier.
-            self.tell_siblings_to_reload();
+        let listening = self.run.serve(predecessor).and_then(|socket| answer(socket, self.events.clone()));
+        match listening {
+            Ok(listening) => {
+                tokio::spawn(listening);
+                self.siblings_told(predecessor.is_some());
+                self.reload_siblings(Event::Announced { done });
+            }
+            Err(error) => drop(done.send(Err(error))),
         }
-        self.notifier.say("READY=1\nSTATUS=serving");
-        Ok(())
     }
 
     /// Starts a process that is to take over.
@@ -231,7 +231,10 @@ async fn conversation(stream: &mut UnixStream, events: &mpsc::Sender<Event>) -> 
         return siblings::serve_cancel(request, stream, events).await;
     }
     if line == "reload" {
-        let _ = events.send(Event::Reload { why: "another process of this gateway has" }).await;
+        let (done, reloaded) = oneshot::channel();
+        let why = "another process of this gateway has";
+        let _ = events.send(Event::Reload { why, done: Some(done) }).await;
+        let _ = reloaded.await;
         return stream.write_all(siblings::DONE.as_bytes()).await;
     }
     stream.write_all(format!("{NO}this is not understood; both must be of versions that know each other\n").as_bytes()).await

@@ -79,7 +79,10 @@ class Life(gateway.Gateway):
         raise Trouble(f"there is no figure {name} in\n{page}")
 
     def policy(self, text):
-        (self.folder / "policies" / "everything.policy").write_text(text)
+        # At once: whoever drains may be reading it.
+        draft = self.folder / "everything.draft"
+        draft.write_text(text)
+        draft.replace(self.folder / "policies" / "everything.policy")
 
     def edit(self, what, by):
         text = self.config.read_text()
