@@ -14,6 +14,7 @@ use std::time::{Instant, SystemTime};
 use lockgate_bridge::{Counters, Inbox, LateWake, Notice, Order, Outlet, Snapshot, mailbox};
 use lockgate_control::{Bell, Control, Door, TakeOver, Work, WorkerLink};
 use lockgate_recording::Time;
+use lockgate_ring::DriverKind;
 use lockgate_worker::{ListenerSetup, RecordingSetup};
 use tracing::{error, info, warn};
 
@@ -50,7 +51,8 @@ pub fn serve(config: Config, take_over: bool) -> Result<(), Failure> {
     let started = Instant::now();
     info!(version = env!("CARGO_PKG_VERSION"), config = %config.file.display(), "starting");
     config.warnings.iter().for_each(|warning| warn!("{warning}"));
-    probe()?;
+    raise_open_files_limit();
+    let driver = config.driver.settle()?;
     let mut ground = Ground::of(&config, take_over)?;
     let (held, recordings) = recordings(&config, &ground.folder.recordings(), started)?;
     let work = host::work(&config, config.workers);
@@ -83,13 +85,13 @@ pub fn serve(config: Config, take_over: bool) -> Result<(), Failure> {
         workers: wiring.links,
     })
     .map_err(|error| Failure(format!("control cannot start: {error}")))?;
-    let gang = Gang { workers: config.workers, work, snapshot, outlet: wiring.outlet, peers: wiring.peers, started };
+    let gang = Gang { workers: config.workers, driver, work, snapshot, outlet: wiring.outlet, peers: wiring.peers, started };
     let parts = wiring.posts.into_iter().zip(shares).zip(recordings);
     let setups = parts.map(|((post, listeners), recording)| gang.setup(post, listeners, recording));
     let crew = Crew::start(setups.collect())?;
     let stands = stand(&control, ground.predecessor.take(), then, admin_then, config.workers);
     match &stands {
-        Ok(()) => info!(workers = config.workers, "serving"),
+        Ok(()) => info!(workers = config.workers, %driver, "serving"),
         Err(_) => control.stop(),
     }
     let ended = crew.wait(&control);
@@ -162,12 +164,8 @@ fn stand(
     control.announce(pid).map_err(|error| Failure(format!("no successor could ever ask: {error}")))
 }
 
-/// Says what the kernel offers, or why it is not enough.
-fn probe() -> Result<(), Failure> {
-    let open_files = lockgate_ring::raise_open_files_limit();
-    let report = lockgate_ring::probe().map_err(|error| Failure(error.to_string()))?;
-    info!("{report}");
-    match open_files {
+fn raise_open_files_limit() {
+    match lockgate_ring::raise_open_files_limit() {
         Ok(limit) if limit < 4096 => {
             warn!(
                 limit,
@@ -177,7 +175,6 @@ fn probe() -> Result<(), Failure> {
         Ok(_) => {}
         Err(error) => warn!(%error, "the limit of open files cannot be raised"),
     }
-    Ok(())
 }
 
 /// Every worker's recording: what is there is recovered, and the next segment made.
@@ -248,6 +245,7 @@ impl Wiring {
 /// What all workers have in common.
 struct Gang {
     workers: u32,
+    driver: DriverKind,
     work: Work,
     snapshot: Arc<Snapshot>,
     outlet: Outlet<Notice>,
@@ -267,6 +265,7 @@ impl Gang {
         lockgate_worker::Setup {
             index: post.index,
             workers: self.workers,
+            driver: self.driver,
             core: usize::try_from(post.index).ok().map(|index| index % cores),
             listeners,
             snapshot: Arc::clone(&self.snapshot),

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Findings};
+use crate::driver::DriverChoice;
 use crate::logging::Logging;
 use crate::{boot, keys};
 
@@ -36,6 +37,9 @@ struct ServeArgs {
     /// Take the place of the gateway that serves with the same data_dir; without one, start as ever.
     #[arg(long)]
     take_over: bool,
+    /// How workers reach the kernel, in place of what the configuration says under [workers]
+    #[arg(long, value_name = "DRIVER")]
+    driver: Option<DriverChoice>,
 }
 
 #[derive(Debug, Args)]
@@ -109,15 +113,15 @@ Examples:
 /// Does what the command line asks.
 pub fn run() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(ServeArgs { config, take_over }) => serve(&config, take_over),
+        Command::Serve(ServeArgs { config, take_over, driver }) => serve(&config, take_over, driver),
         Command::Check(CheckArgs { config: Some(file), .. }) => check(&file),
         Command::Check(_) => print(&keys::reference()),
     }
 }
 
-fn serve(file: &Path, take_over: bool) -> ExitCode {
+fn serve(file: &Path, take_over: bool, driver: Option<DriverChoice>) -> ExitCode {
     let config = match Config::load(file) {
-        Ok(config) => config,
+        Ok(config) => Config { driver: driver.unwrap_or(config.driver), ..config },
         Err(findings) => return refuse(file, &findings),
     };
     let logging = match Logging::begin(config.log) {
@@ -196,6 +200,10 @@ mod tests {
             ("lockgate serve --config a.toml", true),
             ("lockgate serve --config a.toml --take-over", true),
             ("lockgate check --config a.toml --take-over", false),
+            ("lockgate serve --config a.toml --driver io_uring", true),
+            ("lockgate serve --config a.toml --driver epoll", true),
+            ("lockgate serve --config a.toml --driver auto", true),
+            ("lockgate serve --config a.toml --driver kqueue", false),
             ("lockgate check --config a.toml", true),
             ("lockgate check --reference", true),
             ("lockgate check --reference --config a.toml", false),

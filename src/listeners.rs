@@ -94,7 +94,8 @@ pub fn shares(doors: &[Door], workers: u32) -> io::Result<Vec<Vec<ListenerSetup>
         for door in doors {
             let rules = &door.rules;
             for socket in door.share(worker, workers)? {
-                setups.push(ListenerSetup { socket, rules: Arc::clone(rules), tls: door.tls.clone() });
+                let (rules, tls) = (Arc::clone(rules), door.tls.clone());
+                setups.push(ListenerSetup { address: socket.local_addr()?, socket, rules, tls });
             }
         }
         Ok(setups)

@@ -22,7 +22,7 @@ pub struct Difference {
 }
 
 /// Keys of what is made once, when a process starts.
-const FIXED: [&str; 4] = ["data_dir", "workers.count", "admin.bind", "log"];
+const FIXED: [&str; 5] = ["data_dir", "workers.count", "workers.driver", "admin.bind", "log"];
 
 impl Outline {
     /// Of a configuration. Two can be compared when they were made with the same `state`.
@@ -34,6 +34,7 @@ impl Outline {
         let plain = |value: &dyn Debug| state.hash_one(format!("{value:?}"));
         put(String::from("data_dir"), plain(&config.data_dir));
         put(String::from("workers.count"), plain(&config.workers));
+        put(String::from("workers.driver"), plain(&config.driver));
         put(String::from("admin.bind"), plain(&config.admin));
         put(String::from("log"), plain(&config.log));
         put(String::from("recording"), plain(&(config.durability, config.segment_bytes)));
@@ -83,12 +84,12 @@ impl Outline {
 }
 
 fn of_target(setup: &TargetSetup, state: &RandomState) -> u64 {
-    let TargetSetup { target, host, port, tls, catalog: Account { user, password } } = setup;
+    let TargetSetup { target, host, port, tls, catalog: Account { user, password }, catalog_poll } = setup;
     let secret = |secret: &Option<lockgate_lane::Secret>| {
         secret.as_ref().map(|secret| state.hash_one(secret.expose()))
     };
     let secrets = (secret(&target.password), secret(password));
-    let names = (&target.address, &target.database, &target.user, target.tls, host, port, user);
+    let names = (&target.address, &target.database, &target.user, target.tls, host, port, user, catalog_poll);
     state.hash_one(format!("{names:?} {} {secrets:?}", tls.is_some()))
 }
 

@@ -170,6 +170,7 @@ fn target(server: &Server) -> TargetSetup {
         port: server.port,
         tls: None,
         catalog: Account { user: String::from("postgres"), password: Some(secret()) },
+        catalog_poll: Duration::from_secs(1),
     }
 }
 
