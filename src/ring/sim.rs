@@ -458,11 +458,7 @@ impl Driver for Sim {
                 found.phase = Phase::Flushing;
                 found.finish = true;
                 found.wanted = true;
-                self.agenda.add(
-                    self.now_ns.saturating_add(linger_ns),
-                    What::Linger(conn),
-                    &mut self.random,
-                );
+                self.agenda.add(self.now_ns.saturating_add(linger_ns), What::Linger(conn), &mut self.random);
                 self.receive(conn);
                 self.mark_dirty(conn);
                 self.advance(conn);

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use lockgate_bridge::Settings;
-use lockgate_lane::{Lane, ListenerRules, Opening, Side};
+use lockgate_lane::{Lane, ListenerRules, Opening, Secret, Side};
 use lockgate_ring::{ConnId, Driver, ListenerId};
 
 use crate::session::{Owner, Session};
@@ -95,7 +95,7 @@ impl<D: Driver> Worker<D> {
             workers: self.workers,
             listener: Arc::clone(&listening.rules),
             limits: Arc::clone(&self.lane_limits),
-            entropy: self.entropy.take()?,
+            entropy: Secret::new(self.entropy.take()?.to_vec()),
             now: self.now,
         });
         let session = Session::new(lane, id, conn, peer, listener);

@@ -13,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use lockgate_bridge::{CancelFrom, DestinationTls, Notice, Order, worker_of};
-use lockgate_lane::{CancelRequest, Side};
+use lockgate_lane::{CancelRequest, Secret, Side};
 use lockgate_ring::{ConnId, Driver, Lease};
 
 use crate::session::{Job, Owner, Stage};
@@ -45,7 +45,7 @@ pub(crate) struct Courier {
     destination: Option<DestinationTls>,
     tls: Option<Box<Tls>>,
     phase: Phase,
-    message: Vec<u8>,
+    message: Secret,
     requester: Option<Requester>,
 }
 
@@ -62,7 +62,7 @@ enum Phase {
 
 impl<D: Driver> Worker<D> {
     /// Remembers a session's key.
-    pub(crate) fn register_key(&mut self, key: Key, process_id: u32, secret: Vec<u8>) {
+    pub(crate) fn register_key(&mut self, key: Key, process_id: u32, secret: Secret) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         if let Some(before) = session.registered.replace(process_id) {
             self.keys.forget(before, key);
@@ -195,7 +195,7 @@ impl<D: Driver> Worker<D> {
             destination,
             tls: None,
             phase: Phase::Dialing,
-            message: cancel_message(process_id, secret),
+            message: Secret::new(cancel_message(process_id, secret)),
             requester,
         };
         match self.couriers.insert(courier) {
@@ -219,7 +219,7 @@ impl<D: Driver> Worker<D> {
             self.ring.send_copy(conn, &SSL_REQUEST);
         } else {
             courier.phase = Phase::Delivered;
-            self.ring.send_copy(conn, &courier.message);
+            self.ring.send_copy(conn, courier.message.expose());
         }
     }
 
@@ -284,7 +284,7 @@ impl Courier {
             return Err(error);
         }
         if progress.established {
-            tls.seal(&self.message, cipher)?;
+            tls.seal(self.message.expose(), cipher)?;
             self.phase = Phase::Delivered;
         }
         Ok(())

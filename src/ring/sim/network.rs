@@ -58,8 +58,7 @@ impl Sim {
 
     pub(super) fn knock(&mut self, id: ListenerId, at: usize) {
         let place = usize::try_from(id.0).unwrap_or(usize::MAX);
-        let (fault, quiet_until_ns) =
-            (self.random.chance(self.config.faults.accept), self.now_ns + REST_NS);
+        let (fault, quiet_until_ns) = (self.random.chance(self.config.faults.accept), self.now_ns + REST_NS);
         match self.listeners.get_mut(place) {
             Some(listener) if listener.stopped => return self.refuse(at),
             None => return self.refuse(at),
@@ -311,7 +310,7 @@ impl Sim {
     }
 
     /// A parcel reaches the gateway.
-    pub(super) fn to_gate(&mut self, at: usize) {
+    pub(super) fn reach_gate(&mut self, at: usize) {
         let Some(link) = self.links.get_mut(at) else { return };
         let Some(parcel) = link.to_gate.transit.pop_front() else { return };
         let more = matches!(parcel, Parcel::Bytes(_));
@@ -336,7 +335,7 @@ impl Sim {
     }
 
     /// A parcel reaches the peer.
-    pub(super) fn to_peer(&mut self, at: usize) {
+    pub(super) fn reach_peer(&mut self, at: usize) {
         let Some(link) = self.links.get_mut(at) else { return };
         let Some(parcel) = link.to_peer.transit.pop_front() else { return };
         let (kind, bytes) = match &parcel {

@@ -25,8 +25,8 @@ impl Sim {
                     self.cut(id);
                 }
             }
-            What::ToGate(link) => self.to_gate(link),
-            What::ToPeer(link) => self.to_peer(link),
+            What::ToGate(link) => self.reach_gate(link),
+            What::ToPeer(link) => self.reach_peer(link),
             What::Peer(link) => self.call(link),
             What::Forgotten(link) => self.break_link(link),
             What::Disk(job) => self.disk_step(job),
@@ -247,7 +247,11 @@ impl Sim {
         let Some(Some(mut job)) = self.jobs.get_mut(at).map(Option::take) else { return };
         let result = match &mut job.work {
             Work::Sync { fails } => {
-                if *fails { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
+                if *fails {
+                    Err(io::Error::from_raw_os_error(libc::EIO))
+                } else {
+                    Ok(())
+                }
             }
             Work::Write { offset, buf, done, fails_at } => {
                 let end = fails_at.unwrap_or(buf.len());

@@ -194,13 +194,8 @@ impl Server {
             Death::Deaf => wire.read(false),
             Death::Fatal => {
                 let text = "terminating connection due to administrator command";
-                let error = wire::ErrorText {
-                    severity: "FATAL",
-                    code: "57P01",
-                    message: text,
-                    detail: "",
-                    hint: "",
-                };
+                let error =
+                    wire::ErrorText { severity: "FATAL", code: "57P01", message: text, detail: "", hint: "" };
                 let mut out = Vec::new();
                 wire::write_error(&mut out, &error);
                 wire.send(&out);

@@ -10,14 +10,15 @@ use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 
 use lockgate_bridge::snapshot::{Admission, Destination};
-use lockgate_bridge::{Counters, Inbox, LateWake, Notice, Order, Outlet, SaltedKey, Snapshot, Wake, mailbox};
+use lockgate_bridge::{Counters, Inbox, LateWake, Notice, Order, Outlet, Snapshot, Wake, mailbox};
 use lockgate_lane::{
-    Identity, ListenerAuth, ListenerRules, ListenerTls, Secret, Standing, Target, TargetTls, Verifier,
+    Identity, ListenerAuth, ListenerRules, ListenerTls, SaltedKey, Secret, Standing, Target, TargetTls,
+    Verifier,
 };
 use lockgate_policy_dsl::Source;
 use lockgate_recording::{SEGMENT_BYTES_MIN, SeriesStart, Time, segment_path};
 use lockgate_ring::sim::{Config, Disk, Faults, Random, Sim};
-use lockgate_ring::{Driver, Event, ListenerId, Wait};
+use lockgate_ring::{Driver, DriverKind, Event, ListenerId, Wait};
 
 use super::backend::TABLE;
 use super::client::{Client, Manner, Outcome, State};
@@ -246,8 +247,8 @@ impl World {
         let setup = Setup {
             index: 0,
             workers: 1,
-            driver: lockgate_ring::DriverKind::IoUring,
             core: None,
+            driver: DriverKind::Epoll,
             listeners: vec![ListenerSetup {
                 address: SocketAddr::from(([127, 0, 0, 1], 6432)),
                 socket: no_socket(),
@@ -276,8 +277,7 @@ impl World {
             wake: Box::new(|_| ()),
         };
         let worker = Worker::new(sim, setup, entropy).unwrap();
-        let crash_at_ns =
-            if plan.end == Ending::Crash { random.below(4_000_000_000) } else { u64::MAX };
+        let crash_at_ns = if plan.end == Ending::Crash { random.below(4_000_000_000) } else { u64::MAX };
         let mut world = World {
             plan,
             random,
@@ -468,11 +468,8 @@ impl World {
                     Order::Segment { number, file, path }
                 }
                 Notice::Salt { ticket, request, .. } => {
-                    let key = Verifier::salt_password(
-                        request.password.expose(),
-                        &request.salt,
-                        request.iterations,
-                    );
+                    let key =
+                        Verifier::salt_password(request.password.expose(), &request.salt, request.iterations);
                     Order::Salted { ticket, key: SaltedKey(key) }
                 }
                 _ => continue,
@@ -627,8 +624,7 @@ impl Snapshots {
                 password: password.then(|| Secret::new(TARGET_PASSWORD.to_vec())),
                 tls: TargetTls::Disable,
             }),
-            target_verifier: password
-                .then(|| Arc::new(Verifier::derive(TARGET_PASSWORD, vec![5; 16], 64))),
+            target_verifier: password.then(|| Arc::new(Verifier::derive(TARGET_PASSWORD, vec![5; 16], 64))),
             addresses,
             last_call: false,
         }
@@ -673,7 +669,8 @@ static VERIFIER: LazyLock<Arc<Verifier>> =
     LazyLock::new(|| Arc::new(Verifier::derive(PASSWORD.as_bytes(), vec![7; 16], 64)));
 
 static POLICIES: LazyLock<lockgate_policy_dsl::PolicySet> = LazyLock::new(|| {
-    let text = "policy all for group \"pilot\" on target * {\n    allow * on *\n    deny drop because \"no\"\n}\n";
+    let text =
+        "policy all for group \"pilot\" on target * {\n    allow * on *\n    deny drop because \"no\"\n}\n";
     let source = Source { name: String::from("test.policy"), text: String::from(text) };
     lockgate_policy_dsl::compile(&[source]).unwrap().0
 });
