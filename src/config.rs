@@ -58,6 +58,8 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// Time that sessions get to end when the gateway is told to.
     pub drain_timeout: Duration,
+    /// Time that sessions get when another process has taken over.
+    pub handover_timeout: Duration,
     /// Client connections, over all workers.
     pub sessions_max: u32,
     /// Of those, not yet authenticated.
@@ -191,6 +193,7 @@ fn limits(section: &Section<'_>) -> Option<Limits> {
     let login_timeout = section.duration("login_timeout");
     let connect_timeout = section.duration("connect_timeout");
     let drain_timeout = section.duration("drain_timeout");
+    let handover_timeout = section.duration("handover_timeout");
     let [sessions_max, unauthenticated_max, unauthenticated_per_address_max, scram_iterations_max] =
         ["sessions_max", "unauthenticated_max", "unauthenticated_per_address_max", "scram_iterations_max"]
             .map(|name| section.integer(name).and_then(|value| u32::try_from(value).ok()));
@@ -208,6 +211,7 @@ fn limits(section: &Section<'_>) -> Option<Limits> {
         lane,
         connect_timeout: connect_timeout?,
         drain_timeout: drain_timeout?,
+        handover_timeout: handover_timeout?,
         sessions_max: sessions_max?,
         unauthenticated_max: unauthenticated_max?,
         unauthenticated_per_address_max: unauthenticated_per_address_max?,

@@ -105,6 +105,13 @@ def stages():
             needs="release",
         ),
         Stage(
+            "life",
+            "reload, hand-over, drain, health",
+            [script(HERE / "life/run", "--seconds", 20)],
+            full=[script(HERE / "life/run", "--seconds", 300)],
+            needs="release",
+        ),
+        Stage(
             "epoll",
             "where io_uring is forbidden, and by readiness",
             [script(HERE / "forbidden")]

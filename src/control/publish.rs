@@ -20,13 +20,25 @@ pub(crate) struct Publisher {
     users: Vec<User>,
     policies: Policies,
     targets: Vec<TargetState>,
+    /// What a reload brings, while catalogs of its new targets are being read.
+    staged: Option<Staged>,
     decoy_key: [u8; 32],
     epoch: u64,
     dirty: bool,
 }
 
+/// Everything that a reload may change at once.
+#[derive(Debug)]
+struct Staged {
+    users: Vec<User>,
+    policies: Policies,
+    targets: Vec<TargetState>,
+}
+
 #[derive(Debug)]
 struct TargetState {
+    /// Control's own name for it, never used again.
+    id: usize,
     setup: TargetSetup,
     /// `None` until it was read: nobody may connect before, as no mask would find its column.
     catalog: Option<Read>,
@@ -50,35 +62,60 @@ impl Publisher {
         targets: Vec<TargetSetup>,
         decoy_key: [u8; 32],
     ) -> Publisher {
-        let targets = targets
-            .into_iter()
-            .map(|setup| TargetState {
-                addresses: resolve::literal(&setup.host, setup.port).into_iter().collect(),
-                catalog: None,
-                standings: None,
-                setup,
-            })
-            .collect();
-        Publisher { users, policies, targets, decoy_key, epoch: 0, dirty: true }
+        let targets = targets.into_iter().enumerate().map(|(id, setup)| TargetState::new(id, setup)).collect();
+        Publisher { users, policies, targets, staged: None, decoy_key, epoch: 0, dirty: true }
+    }
+
+    /// Takes what a reload brings, with each target's id: a known one goes on with what is known of it. Nothing of it
+    /// holds before [`Publisher::adopt_staged`].
+    pub(crate) fn stage(&mut self, users: Vec<User>, policies: Policies, targets: Vec<(usize, TargetSetup)>) {
+        let targets = targets.into_iter().map(|(id, setup)| {
+            let mut state = TargetState::new(id, setup);
+            if let Some(known) = self.targets.iter().find(|known| known.id == id) {
+                state.catalog.clone_from(&known.catalog);
+                state.addresses.clone_from(&known.addresses);
+            }
+            state
+        });
+        self.staged = Some(Staged { targets: targets.collect(), users, policies });
+    }
+
+    /// What was staged holds from the next snapshot on, all of it, and there is a next one whatever has changed.
+    pub(crate) fn adopt_staged(&mut self) {
+        if let Some(Staged { users, policies, targets }) = self.staged.take() {
+            (self.users, self.policies, self.targets) = (users, policies, targets);
+            self.dirty = true;
+        }
+    }
+
+    /// The target holds now, not only after a reload.
+    fn holds(&self, id: usize) -> bool {
+        self.targets.iter().any(|target| target.id == id)
+    }
+
+    /// The targets of this id: one that holds, one that is staged.
+    fn of_id(&mut self, id: usize) -> impl Iterator<Item = &mut TargetState> {
+        let staged = self.staged.as_mut().map(|staged| staged.targets.as_mut_slice()).unwrap_or_default();
+        self.targets.iter_mut().chain(staged).filter(move |target| target.id == id)
     }
 
     /// A target's catalog was read.
     pub(crate) fn catalog(&mut self, target: usize, read: Read) {
-        if let Some(target) = self.targets.get_mut(target) {
-            target.catalog = Some(read);
+        for target in self.of_id(target) {
+            target.catalog = Some(read.clone());
             target.standings = None;
-            self.dirty = true;
         }
+        self.dirty |= self.holds(target);
     }
 
     /// A target's name was resolved.
     pub(crate) fn addresses(&mut self, target: usize, addresses: Vec<SocketAddr>) {
-        if let Some(target) =
-            self.targets.get_mut(target).filter(|target| !same(&target.addresses, &addresses))
-        {
-            target.addresses = addresses;
-            self.dirty = true;
+        let mut changed = false;
+        for target in self.of_id(target).filter(|target| !same(&target.addresses, &addresses)) {
+            target.addresses.clone_from(&addresses);
+            changed = true;
         }
+        self.dirty |= changed && self.holds(target);
     }
 
     /// The next snapshot, if something changed since the last one.
@@ -122,6 +159,13 @@ impl Publisher {
             (user.identity.name.clone(), admission)
         });
         Snapshot { epoch: self.epoch, users: users.collect(), targets, standings, decoy_key: self.decoy_key }
+    }
+}
+
+impl TargetState {
+    fn new(id: usize, setup: TargetSetup) -> TargetState {
+        let addresses = resolve::literal(&setup.host, setup.port).into_iter().collect();
+        TargetState { id, addresses, catalog: None, standings: None, setup }
     }
 }
 
@@ -340,6 +384,29 @@ policy ops for user "olga" on target "orders", "ledger" {
         assert!(publisher.publish().is_none(), "a rotation is no change");
         publisher.addresses(0, vec![two]);
         assert_eq!(publisher.publish().unwrap().snapshot.targets["orders"].addresses, [two]);
+    }
+
+    #[test]
+    fn what_is_staged_holds_all_at_once_and_known_targets_go_on() {
+        let mut publisher = publisher();
+        publisher.catalog(0, read());
+        publisher.publish().unwrap();
+        let renamed = POLICY.replace("user \"olga\"", "user \"nobody\"");
+        let users = vec![user("agent-7", &["ai"]), user("nobody", &[])];
+        publisher.stage(users, policies(&renamed), vec![(0, target("orders")), (7, target("ledger"))]);
+        assert!(publisher.publish().is_none(), "nothing holds yet");
+        publisher.catalog(7, read());
+        assert!(publisher.publish().is_none(), "nor does what is read for it");
+        publisher.catalog(0, read());
+        let before = publisher.publish().unwrap().snapshot;
+        assert_eq!(pairs(&before), [("agent-7", "orders", 2), ("olga", "orders", 2)]);
+        publisher.adopt_staged();
+        let after = publisher.publish().unwrap().snapshot;
+        let expected = [("agent-7", "orders", 3), ("nobody", "ledger", 3), ("nobody", "orders", 3)];
+        assert_eq!(pairs(&after), expected);
+        assert!(grant(&after, "olga", "orders").unwrap_err().contains("unknown user"));
+        publisher.catalog(1, read());
+        assert!(publisher.publish().is_none(), "an id that is gone means nothing");
     }
 
     #[test]

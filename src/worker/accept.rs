@@ -1,20 +1,75 @@
-//! A connection comes in: limits first, then a session around a new lane.
+//! Listeners, and what happens when a connection comes in: limits first, then a session around a new lane.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use lockgate_lane::{Lane, Opening, Secret, Side};
+use lockgate_bridge::Settings;
+use lockgate_lane::{Lane, ListenerRules, Opening, Secret, Side};
 use lockgate_ring::{ConnId, Driver, ListenerId};
 
 use crate::session::{Owner, Session};
-use crate::turn::{Mode, Worker};
+use crate::turn::{Listening, Mode, Worker};
 
 impl<D: Driver> Worker<D> {
+    /// Works under other limits, and listens where they say and nowhere else. Sessions notice nothing.
+    pub(crate) fn configure(&mut self, settings: Settings) {
+        self.limits = settings.limits;
+        self.admission.limit(settings.limits);
+        self.lane_limits = settings.lane_limits;
+        self.recorder.set_durability(settings.durability);
+        let wanted: Vec<SocketAddr> = settings.listeners.iter().map(|listener| listener.address).collect();
+        self.stop_listening(|address| !wanted.contains(&address));
+        for listener in settings.listeners {
+            if let Err(error) =
+                self.listen(listener.address, listener.sockets, listener.rules, listener.tls)
+            {
+                let address = listener.address;
+                tracing::error!(worker = self.index, %address, %error, "the worker cannot listen");
+            }
+        }
+    }
+
+    /// Listens on more sockets, and by these rules from now on.
+    pub(crate) fn listen(
+        &mut self,
+        address: SocketAddr,
+        sockets: Vec<TcpListener>,
+        rules: Arc<ListenerRules>,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> io::Result<()> {
+        let mut ids = Vec::with_capacity(sockets.len());
+        for socket in sockets {
+            ids.push(self.ring.listen(socket)?);
+        }
+        match self.listeners.iter_mut().find(|listening| listening.address == address) {
+            Some(listening) => {
+                listening.sockets.extend(ids);
+                listening.open = true;
+                listening.rules = rules;
+                listening.tls = tls;
+            }
+            None => self.listeners.push(Listening { address, sockets: ids, open: true, rules, tls }),
+        }
+        Ok(())
+    }
+
+    /// Closes the listeners that are meant. Whom the kernel has accepted by then is served all the same.
+    pub(crate) fn stop_listening(&mut self, meant: impl Fn(SocketAddr) -> bool) {
+        for listening in self.listeners.iter_mut().filter(|listening| listening.open) {
+            if meant(listening.address) {
+                listening.open = false;
+                listening.sockets.iter().for_each(|socket| self.ring.stop_listening(*socket));
+            }
+        }
+    }
+
     pub(crate) fn accepted(&mut self, listener: ListenerId, conn: ConnId, peer: SocketAddr) {
         self.counters.connections_accepted.add(1);
-        let listener = self.listeners.iter().position(|listening| listening.id == listener);
-        let (Some(listener), Mode::Running) = (listener, self.mode) else { return self.refuse(conn) };
+        let listener = self.listeners.iter().position(|listening| listening.sockets.contains(&listener));
+        let (Some(listener), Mode::Running | Mode::HandedOver) = (listener, self.mode) else {
+            return self.refuse(conn);
+        };
         if !self.admission.enter(peer.ip(), self.sessions.len()) {
             return self.refuse(conn);
         }

@@ -18,6 +18,11 @@ impl Admission {
         Admission { limits, waiting: HashMap::new(), waiting_total: 0 }
     }
 
+    /// Other limits hold from now on; who is in stays.
+    pub(crate) fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Whether one more connection from `address` may come in beside `connections` others; if so it counts as
     /// unauthenticated until [`Admission::leave`].
     pub(crate) fn enter(&mut self, address: IpAddr, connections: usize) -> bool {

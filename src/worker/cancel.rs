@@ -5,17 +5,17 @@
 //!   client ─CancelRequest─► lane ─RouteCancel─► owner here? ──► lane.cancel_requested ─► CancelUpstream ─► courier
 //!                                     │ no                            │ nothing to cancel                     │ EOF
 //!                                     └► Order::Cancel ─► owner's worker ─► the same ─► CancelDone ──►┐       │
+//!                          nobody's here, and another process has sessions ─► control, and back ──►┤       │
 //!   its connection closes ◄──────────────────────────────────────────────────────────────────────────┴───────┘
 //! ```
 
 use std::io;
 use std::net::SocketAddr;
 
-use lockgate_bridge::{DestinationTls, Order};
+use lockgate_bridge::{CancelFrom, DestinationTls, Notice, Order, worker_of};
 use lockgate_lane::{CancelRequest, Secret, Side};
 use lockgate_ring::{ConnId, Driver, Lease};
 
-use crate::keys::worker_of;
 use crate::session::{Job, Owner, Stage};
 use crate::table::Key;
 use crate::timers::Timer;
@@ -34,6 +34,8 @@ pub(crate) enum Requester {
     Local(Key),
     /// Another worker.
     Peer { worker: u32, ticket: u64 },
+    /// Another process, by way of control.
+    Control { ticket: u64 },
 }
 
 /// One connection that delivers a CancelRequest to a server.
@@ -77,31 +79,50 @@ impl<D: Driver> Worker<D> {
         self.timers.arm(self.now.monotonic_ns.saturating_add(self.limits.cancel_ns_max), Timer::Cancel(key));
         let requester = Requester::Local(key);
         match worker_of(&request.secret, self.workers) {
-            Some(owner) if owner == self.index => self.find_cancelled(&request, requester),
-            Some(owner) => self.pass_on(owner, request, key),
+            Some(owner) if owner == self.index => self.find_cancelled(request, requester),
+            Some(owner) => self.pass_on(owner, request, requester),
             None => self.cancel_done(requester),
         }
     }
 
     /// Tells the session that owns the key, once the call at hand is over.
-    pub(crate) fn find_cancelled(&mut self, request: &CancelRequest, requester: Requester) {
-        match self.keys.find(request) {
-            Some(session) => self.jobs.push_back(Job::Cancel { session, client: request.client, requester }),
-            None => self.cancel_done(requester),
+    pub(crate) fn find_cancelled(&mut self, request: CancelRequest, requester: Requester) {
+        match (self.keys.find(&request), requester) {
+            (Some(session), _) => {
+                self.jobs.push_back(Job::Cancel { session, client: request.client, requester });
+            }
+            // What came from another process goes to none: else it would go round.
+            (None, Requester::Local(_) | Requester::Peer { .. }) if self.siblings => {
+                self.pass_out(request, requester);
+            }
+            (None, _) => self.cancel_done(requester),
         }
     }
 
-    fn pass_on(&mut self, owner: u32, request: CancelRequest, key: Key) {
+    /// To the worker that the secret names.
+    fn pass_on(&mut self, owner: u32, request: CancelRequest, requester: Requester) {
         self.last_ticket += 1;
         let ticket = self.last_ticket;
+        let order = Order::Cancel { request, from: CancelFrom::Worker(self.index), ticket };
         let peer = usize::try_from(owner).ok().and_then(|owner| self.peers.get(owner));
-        let sent =
-            peer.is_some_and(|peer| peer.send(Order::Cancel { request, from: self.index, ticket }).is_ok());
-        if sent {
-            self.passed_on.insert(ticket, key);
+        if peer.is_some_and(|peer| peer.send(order).is_ok()) {
+            self.passed_on.insert(ticket, requester);
         } else {
             tracing::warn!(worker = self.index, owner, "a cancel request found its worker's mailbox full");
-            self.cancel_done(Requester::Local(key));
+            self.cancel_done(requester);
+        }
+    }
+
+    /// To the other processes of this gateway. A flood of these does not wait for room: it would keep what control has
+    /// to know from getting there.
+    fn pass_out(&mut self, request: CancelRequest, requester: Requester) {
+        self.last_ticket += 1;
+        let ticket = self.last_ticket;
+        if self.mail.try_send(Notice::CancelElsewhere { worker: self.index, ticket, request }) {
+            self.passed_on.insert(ticket, requester);
+        } else {
+            tracing::warn!(worker = self.index, "a cancel request found control's mailbox full");
+            self.cancel_done(requester);
         }
     }
 
@@ -143,12 +164,13 @@ impl<D: Driver> Worker<D> {
                     tracing::warn!(worker = self.index, peer = worker, "the end of a cancel found no room");
                 }
             }
+            Requester::Control { ticket } => self.mail.send(Notice::CancelDone { ticket }),
         }
     }
 
     /// A cancel request has waited long enough.
     pub(crate) fn cancel_deadline(&mut self, key: Key) {
-        self.passed_on.retain(|_, waiting| *waiting != key);
+        self.passed_on.retain(|_, waiting| *waiting != Requester::Local(key));
         self.cancel_done(Requester::Local(key));
     }
 

@@ -7,13 +7,6 @@ use lockgate_lane::{CancelRequest, Secret};
 
 use crate::table::Key;
 
-/// The worker that a secret names: its first four bytes, big-endian, modulo the number of workers. `None`: the
-/// secret is too short to be one of ours.
-pub(crate) fn worker_of(secret: &[u8], workers: u32) -> Option<u32> {
-    let head: [u8; 4] = secret.first_chunk().copied()?;
-    u32::from_be_bytes(head).checked_rem(workers)
-}
-
 #[derive(Debug)]
 struct Entry {
     secret: Secret,
@@ -99,13 +92,5 @@ mod tests {
         assert_eq!(keys.find(&request(7, b"secret-b")), Some(b));
         keys.forget(7, b);
         assert!(keys.by_process.is_empty());
-    }
-
-    #[test]
-    fn the_secret_names_the_worker() {
-        assert_eq!(worker_of(&[0, 0, 0, 5, 9, 9], 4), Some(1));
-        assert_eq!(worker_of(&[0xff, 0xff, 0xff, 0xff], 2), Some(1));
-        assert_eq!(worker_of(&[1, 2, 3], 4), None);
-        assert_eq!(worker_of(&[0, 0, 0, 5], 0), None);
     }
 }

@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use lockgate_bridge::{Counters, Notice};
-use lockgate_recording::{Draft, SeriesStart, Time, Write, Writer};
+use lockgate_recording::{Draft, Time, Write, Writer};
 use lockgate_ring::{Driver, FileId};
 
 use crate::mail::Mail;
@@ -93,7 +93,7 @@ impl Recorder {
     pub(crate) fn new(worker: u32, setup: RecordingSetup, source: ids::Source) -> Recorder {
         let RecordingSetup { start, segment, durability } = setup;
         Recorder {
-            writer: Writer::new(SeriesStart { worker, ..start }),
+            writer: Writer::new(start),
             worker,
             durability,
             source,
@@ -108,6 +108,11 @@ impl Recorder {
             holding: false,
             end: End::Open,
         }
+    }
+
+    /// From now on commands are forwarded by this rule.
+    pub(crate) fn set_durability(&mut self, durability: Durability) {
+        self.durability = durability;
     }
 
     /// Why nothing can be recorded, and therefore no command may pass.

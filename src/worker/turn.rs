@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -13,7 +14,7 @@ use lockgate_ring::uring::Ring;
 use lockgate_ring::{Config, Driver, DriverKind, Event, ListenerId, Moment, Wait, Waker};
 
 use crate::admission::Admission;
-use crate::cancel::Courier;
+use crate::cancel::{Courier, Requester};
 use crate::ids::{self, Entropy, Ids};
 use crate::keys::Keys;
 use crate::mail::Mail;
@@ -23,7 +24,7 @@ use crate::session::{Job, Owner, Owners, Session};
 use crate::table::{Key, Table};
 use crate::timers::{Timer, Timers};
 use crate::tls::Scratch;
-use crate::{Limits, Setup};
+use crate::{Limits, ListenerSetup, Setup};
 
 /// Facts of statements seen before, for all sessions of a worker, in bytes.
 const FACTS_BYTES_MAX: usize = 64 << 20;
@@ -66,8 +67,10 @@ pub(crate) struct Worker<D: Driver> {
     pub recorder: Recorder,
     /// Sessions with commands that wait for their records.
     pub gated: Vec<Key>,
-    /// Cancel requests that another worker has been asked to carry out.
-    pub passed_on: HashMap<u64, Key>,
+    /// Cancel requests that another worker or process has been asked to carry out.
+    pub passed_on: HashMap<u64, Requester>,
+    /// Another process of this gateway has sessions too.
+    pub siblings: bool,
     pub last_ticket: u64,
     /// Length of the open records when they were last looked at.
     pub recorded_len: usize,
@@ -78,17 +81,20 @@ pub(crate) struct Worker<D: Driver> {
     pub answers: VecDeque<Answer>,
     pub jobs: VecDeque<Job>,
     /// Who asked for the cancel that the lane at hand is being told of.
-    pub requester: Option<crate::cancel::Requester>,
+    pub requester: Option<Requester>,
     pub plain: Vec<u8>,
     pub cipher: Scratch,
     pub copies: Vec<u8>,
     pub staged: crate::send::Staged,
 }
 
-/// A listening socket that is being accepted from.
+/// A listener. It keeps its place when it is closed: sessions that came through it remember the place.
 #[derive(Debug)]
 pub(crate) struct Listening {
-    pub id: ListenerId,
+    pub address: SocketAddr,
+    /// Its sockets, closed ones included: a connection may have come in before they were.
+    pub sockets: Vec<ListenerId>,
+    pub open: bool,
     pub rules: Arc<ListenerRules>,
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -97,6 +103,8 @@ pub(crate) struct Listening {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     Running,
+    /// Another process serves those who come; sessions end by themselves.
+    HandedOver,
     /// Nobody comes in; sessions end when they are idle.
     Draining,
     /// Every session has been cut.
@@ -180,12 +188,9 @@ fn pin(worker: u32, core: usize) {
 }
 
 impl<D: Driver> Worker<D> {
-    pub(crate) fn new(mut ring: D, setup: Setup, source: ids::Source) -> io::Result<Worker<D>> {
-        let mut listeners = Vec::with_capacity(setup.listeners.len());
-        for listener in setup.listeners {
-            let id = ring.listen(listener.socket)?;
-            listeners.push(Listening { id, rules: listener.rules, tls: listener.tls });
-        }
+    pub(crate) fn new(ring: D, setup: Setup, source: ids::Source) -> io::Result<Worker<D>> {
+        // Two series never share ids, not even in two processes at one time.
+        let ids = Ids::new(source, setup.recording.start.worker)?;
         setup.counters.io_uring.set(u64::from(setup.driver == DriverKind::IoUring));
         let clock = Clock { started: setup.started };
         let now = clock.time(ring.now());
@@ -193,7 +198,7 @@ impl<D: Driver> Worker<D> {
             ring,
             index: setup.index,
             workers: setup.workers,
-            listeners,
+            listeners: Vec::with_capacity(setup.listeners.len()),
             lane_limits: setup.lane_limits,
             limits: setup.limits,
             snapshot: setup.snapshot,
@@ -211,11 +216,12 @@ impl<D: Driver> Worker<D> {
             keys: Keys::default(),
             salts: Salts::default(),
             timers: Timers::default(),
-            ids: Ids::new(source, setup.index)?,
+            ids,
             entropy: Entropy::new(source),
             recorder: Recorder::new(setup.index, setup.recording, source),
             gated: Vec::new(),
             passed_on: HashMap::new(),
+            siblings: false,
             last_ticket: 0,
             recorded_len: 0,
             judge: Judge::new(FACTS_BYTES_MAX),
@@ -228,6 +234,9 @@ impl<D: Driver> Worker<D> {
             copies: Vec::new(),
             staged: Default::default(),
         };
+        for ListenerSetup { address, socket, rules, tls } in setup.listeners {
+            worker.listen(address, vec![socket], rules, tls)?;
+        }
         worker.announce_epoch();
         Ok(worker)
     }

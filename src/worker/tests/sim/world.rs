@@ -250,6 +250,7 @@ impl World {
             core: None,
             driver: DriverKind::Epoll,
             listeners: vec![ListenerSetup {
+                address: SocketAddr::from(([127, 0, 0, 1], 6432)),
                 socket: no_socket(),
                 rules: Arc::new(ListenerRules { tls: ListenerTls::Off, auth: ListenerAuth::Scram }),
                 tls: None,
@@ -300,7 +301,7 @@ impl World {
     /// Server and clients.
     fn people(&mut self, life: u64) {
         let shared = Rc::clone(&self.shared);
-        let listener = self.worker.listeners[0].id;
+        let listener = self.worker.listeners[0].sockets[0];
         self.worker.ring.host(SERVER, move || Box::new(Server::new(&shared)));
         let mut next_marker = u32::try_from(life).unwrap() * 100_000;
         let clients = self.random.length(1, 5);
@@ -362,7 +363,12 @@ impl World {
     fn order_end(&mut self, at_ns: u64) {
         self.ending = true;
         let order = if self.random.chance(500) {
-            Order::Drain { deadline_ns: at_ns + self.random.below(10_000_000_000) }
+            let ending = if self.random.chance(300) {
+                lockgate_bridge::Ending::ByThemselves
+            } else {
+                lockgate_bridge::Ending::WhenIdle
+            };
+            Order::Drain { deadline_ns: at_ns + self.random.below(10_000_000_000), ending }
         } else {
             Order::Stop
         };
@@ -464,7 +470,7 @@ impl World {
     fn control(&mut self) {
         while let Some(notice) = self.notices.take() {
             let order = match notice {
-                Notice::Adopted { .. } | Notice::Stopped { .. } | Notice::RecordingFailed { .. } => continue,
+                Notice::CancelElsewhere { ticket, .. } => Order::CancelDone { ticket },
                 Notice::SegmentWanted { .. } if self.plan.disk && self.random.chance(200) => {
                     Order::SegmentFailed { error: String::from("disk full") }
                 }
@@ -477,6 +483,7 @@ impl World {
                         Verifier::salt_password(request.password.expose(), &request.salt, request.iterations);
                     Order::Salted { ticket, key: SaltedKey(key) }
                 }
+                _ => continue,
             };
             let delay_ns = self.random.below(50_000_000);
             self.order_at(self.worker.ring.now_ns() + delay_ns, order);
