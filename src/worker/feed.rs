@@ -179,9 +179,26 @@ impl<D: Driver> Worker<D> {
         }
         self.throttle(key);
         self.rearm(key);
+        self.stand_in_line(key);
         if self.mode == Mode::Draining {
             self.drain_if_idle(key);
         }
+    }
+
+    /// A lane that has had its share of this turn goes on in the next.
+    fn stand_in_line(&mut self, key: Key) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let unfinished = session.lane.as_ref().is_some_and(|lane| lane.is_unfinished());
+        if unfinished && !std::mem::replace(&mut session.in_line, true) {
+            self.line.push(key);
+        }
+    }
+
+    /// Its next share.
+    pub(crate) fn go_on(&mut self, key: Key) {
+        let Some(lane) = self.sessions.get_mut(key).and_then(|session| session.lane.as_mut()) else { return };
+        lane.go_on(self.now, &mut self.judge, &mut self.outbox);
+        self.settle(key, Input::None);
     }
 
     /// Sees to it that the lane is called at its deadline. A deadline that moves away is found out when the timer

@@ -39,6 +39,8 @@ pub(crate) struct Session {
     pub upstream: Option<Box<Upstream>>,
     /// The process id under which its cancel key is registered.
     pub registered: Option<u32>,
+    /// It stands in the line of those that have had their share of this turn.
+    pub in_line: bool,
 }
 
 /// How far a session has come.
@@ -119,6 +121,7 @@ impl Session {
             gate: None,
             upstream: None,
             registered: None,
+            in_line: false,
         }
     }
 

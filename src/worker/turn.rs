@@ -65,6 +65,8 @@ pub(crate) struct Worker<D: Driver> {
     pub recorder: Recorder,
     /// Sessions with commands that wait for their records.
     pub gated: Vec<Key>,
+    /// Sessions with more to do than one turn's share.
+    pub line: Vec<Key>,
     /// Cancel requests that another worker has been asked to carry out.
     pub passed_on: HashMap<u64, Key>,
     pub last_ticket: u64,
@@ -116,6 +118,12 @@ impl Clock {
             monotonic_ns: u64::try_from(monotonic).unwrap_or(u64::MAX),
             wall_us: u64::try_from(wall).unwrap_or(u64::MAX),
         }
+    }
+
+    /// Never the same moment as that of the turn before: lanes tell turns apart by it.
+    fn after(self, last: Time) -> Time {
+        let now = self.now();
+        Time { monotonic_ns: now.monotonic_ns.max(last.monotonic_ns.saturating_add(1)), ..now }
     }
 
     fn instant(self, monotonic_ns: u64) -> Instant {
@@ -205,6 +213,7 @@ impl<D: Driver> Worker<D> {
             entropy: Entropy::new(source),
             recorder: Recorder::new(setup.index, setup.recording, source),
             gated: Vec::new(),
+            line: Vec::new(),
             passed_on: HashMap::new(),
             last_ticket: 0,
             recorded_len: 0,
@@ -236,12 +245,14 @@ impl<D: Driver> Worker<D> {
         self.commit();
         let wait = self.wait();
         self.ring.turn(wait, events)?;
-        self.now = self.clock.now();
+        self.now = self.clock.after(self.now);
         self.counters.turns.add(1);
+        let line = std::mem::take(&mut self.line);
         self.take_orders();
         for event in events.drain(..) {
             self.dispatch(event);
         }
+        self.serve(line);
         self.expire();
         self.mail.retry();
         let counted = std::mem::take(&mut self.outbox.counts);
@@ -269,6 +280,9 @@ impl<D: Driver> Worker<D> {
 
     /// The one place that decides how long the worker sleeps.
     fn wait(&self) -> Wait {
+        if !self.line.is_empty() && !self.recorder.is_holding() {
+            return Wait::No;
+        }
         let mail = self.mail.is_waiting().then(|| self.now.monotonic_ns + MAIL_AGAIN_NS);
         let next = [self.timers.next_ns(), self.recorder.deadline_ns(), mail].into_iter().flatten().min();
         match next {
@@ -345,6 +359,22 @@ impl<D: Driver> Worker<D> {
         recorder.written_event(ring, token, result, buf, &mut Turn { now: *now, counters, mail });
         self.end_if_recording_is_down();
         self.open_gates();
+    }
+
+    /// Another share for each session that had more to do, behind those that have just said something. Nobody gets
+    /// one while the recording cannot take more.
+    fn serve(&mut self, mut line: Vec<Key>) {
+        if self.recorder.is_holding() {
+            self.line.append(&mut line);
+            return;
+        }
+        for key in line {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.in_line = false;
+            }
+            self.go_on(key);
+            self.run_jobs();
+        }
     }
 
     fn expire(&mut self) {

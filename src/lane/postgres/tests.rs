@@ -831,3 +831,24 @@ fn an_unasked_answer_changes_nothing() {
     rig.client(&query("SELECT 1"));
     assert_eq!(show(&rig.take_server()), [r"Q SELECT 1\x00"]);
 }
+
+#[test]
+fn a_flood_takes_many_turns_and_loses_nothing() {
+    let mut rig = standing(&Settings::default());
+    let flood: Vec<u8> = (0..1000).flat_map(|number| query(&format!("SELECT {number}"))).collect();
+    rig.one_turn(Side::Client, &flood);
+    let first = show(&rig.take_server()).len();
+    assert!((1..100).contains(&first), "{first} commands in one turn");
+    assert!(rig.lane.is_unfinished());
+    let mut all = first;
+    let mut turns = 1;
+    while rig.lane.is_unfinished() {
+        rig.go_on();
+        let more = show(&rig.take_server()).len();
+        assert!(more <= first + 1, "{more} in a later turn");
+        all += more;
+        turns += 1;
+    }
+    assert_eq!(all, 1000);
+    assert!(turns > 10, "{turns}");
+}
