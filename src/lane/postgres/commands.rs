@@ -90,7 +90,7 @@ impl Session {
             self.refuse_pipeline(command, &ruling, core, turn);
             return Ok(());
         }
-        if !self.names.has_room(parse.text.len()) {
+        if !self.names.has_room(body.len()) {
             self.refuse_for_room(core, turn);
             return Ok(());
         }
@@ -99,6 +99,7 @@ impl Session {
             prepared_as: None,
             understood: RefCell::new((self.footing(), understood)),
             types: RefCell::new(parse.types.into()),
+            types_bytes: parse.types.len(),
             columns: RefCell::new(None),
         };
         let undo = self.names.set_statement(parse.name, Some(Rc::new(statement)));

@@ -13,7 +13,7 @@ use lockgate_mask::ColumnShape;
 /// Bytes of statement texts and parameters that one session may keep, beside those of the running ones.
 pub(super) const NAMED_BYTES_MAX: usize = 64 << 20;
 
-/// Bytes that a name costs beside its text.
+/// Bytes that a name costs beside itself and what it means.
 const NAME_BYTES: usize = 256;
 
 /// What a session's facts were found under: catalog version and the reading's generation.
@@ -34,8 +34,17 @@ pub(super) struct Statement {
     pub(super) understood: RefCell<(Footing, Rc<Understood>)>,
     /// Parameter types, as Parse gave them or as the server described them; four bytes each.
     pub(super) types: RefCell<Box<[u8]>>,
+    /// How many of them Parse gave, in bytes; what the server describes later is its own answer and is not counted.
+    pub(super) types_bytes: usize,
     /// Result columns as the server described them, formats not decided.
     pub(super) columns: RefCell<Option<(Footing, Rc<[ColumnShape]>)>>,
+}
+
+impl Statement {
+    /// What it keeps.
+    fn bytes(&self) -> usize {
+        self.text.len() + self.types_bytes
+    }
 }
 
 /// A portal.
@@ -95,6 +104,11 @@ impl<T> Table<T> {
         if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
     }
 
+    fn all(&self) -> impl Iterator<Item = (&[u8], &Rc<T>)> {
+        let named = self.named.iter().map(|(name, value)| (&**name, value));
+        named.chain(self.unnamed.iter().map(|value| (&b""[..], value)))
+    }
+
     fn set(&mut self, name: &[u8], value: Option<Rc<T>>) -> Option<Rc<T>> {
         match value {
             _ if name.is_empty() => std::mem::replace(&mut self.unnamed, value),
@@ -113,25 +127,24 @@ impl Names {
         self.portals.get(name)
     }
 
-    /// Room for `bytes` more?
+    /// Room for `bytes` more (of a whole message: a name may be as long as a text)?
     pub(super) fn has_room(&self, bytes: usize) -> bool {
-        self.bytes.saturating_add(bytes) <= NAMED_BYTES_MAX
+        self.bytes.saturating_add(bytes).saturating_add(NAME_BYTES) <= NAMED_BYTES_MAX
     }
 
     pub(super) fn set_statement(&mut self, name: &[u8], statement: Option<Rc<Statement>>) -> Undo {
-        self.bytes =
-            self.bytes.saturating_add(statement.as_ref().map_or(0, |new| new.text.len() + NAME_BYTES));
+        let cost = |one: &Rc<Statement>| name.len() + one.bytes() + NAME_BYTES;
+        self.bytes = self.bytes.saturating_add(statement.as_ref().map_or(0, cost));
         let previous = self.statements.set(name, statement);
-        self.bytes =
-            self.bytes.saturating_sub(previous.as_ref().map_or(0, |old| old.text.len() + NAME_BYTES));
+        self.bytes = self.bytes.saturating_sub(previous.as_ref().map_or(0, cost));
         Undo::Statement(name.into(), previous)
     }
 
     pub(super) fn set_portal(&mut self, name: &[u8], portal: Option<Rc<Portal>>) -> Undo {
-        self.bytes = self.bytes.saturating_add(portal.as_ref().map_or(0, |new| new.bind.len() + NAME_BYTES));
+        let cost = |one: &Rc<Portal>| name.len() + one.bind.len() + NAME_BYTES;
+        self.bytes = self.bytes.saturating_add(portal.as_ref().map_or(0, cost));
         let previous = self.portals.set(name, portal);
-        self.bytes =
-            self.bytes.saturating_sub(previous.as_ref().map_or(0, |old| old.bind.len() + NAME_BYTES));
+        self.bytes = self.bytes.saturating_sub(previous.as_ref().map_or(0, cost));
         Undo::Portal(name.into(), previous)
     }
 
@@ -159,9 +172,8 @@ impl Names {
     }
 
     fn recount(&mut self) {
-        let statements = self.statements.named.values().chain(&self.statements.unnamed);
-        let portals = self.portals.named.values().chain(&self.portals.unnamed);
-        self.bytes = statements.map(|one| one.text.len() + NAME_BYTES).sum::<usize>()
-            + portals.map(|one| one.bind.len() + NAME_BYTES).sum::<usize>();
+        let statements = self.statements.all().map(|(name, one)| name.len() + one.bytes() + NAME_BYTES);
+        let portals = self.portals.all().map(|(name, one)| name.len() + one.bind.len() + NAME_BYTES);
+        self.bytes = statements.sum::<usize>() + portals.sum::<usize>();
     }
 }
