@@ -27,6 +27,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
+use lockgate_codecs::postgres::backend::{self, ErrorText};
 use lockgate_recording::{Draft, SessionId, Time};
 
 mod grant;
@@ -240,6 +241,14 @@ pub struct CancelRequest {
     pub secret: Vec<u8>,
     /// Who sends it.
     pub client: SocketAddr,
+}
+
+/// What a PostgreSQL client is told that is not let in at all (SQLSTATE 53300, too_many_connections).
+pub fn turned_away(message: &str) -> Vec<u8> {
+    let error = ErrorText { severity: "FATAL", code: "53300", message, detail: "", hint: "" };
+    let mut bytes = Vec::new();
+    backend::write_error(&mut bytes, &error);
+    bytes
 }
 
 /// What came of a question.

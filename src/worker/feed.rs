@@ -237,6 +237,9 @@ impl<D: Driver> Worker<D> {
             leg.conn = None;
             leg.tls = None;
         }
+        if side == Side::Client && std::mem::take(&mut session.waiting) {
+            self.admission.leave(session.client.ip());
+        }
         if session.is_gone() {
             self.forget(key);
             self.sessions.remove(key);
@@ -247,17 +250,18 @@ impl<D: Driver> Worker<D> {
     /// Takes a session out of everything that finds it.
     pub(crate) fn forget(&mut self, key: Key) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        if session.stage == Stage::Arriving || session.stage == Stage::Cancelling {
-            self.admission.leave(session.client.ip());
-        }
         if session.stage == Stage::Arriving {
             self.counters.sessions_failed.add(1);
         }
         session.stage = Stage::Over;
         session.lane = None;
         session.upstream = None;
+        let cancel = session.cancel.take();
         if let Some(process_id) = session.registered.take() {
             self.keys.forget(process_id, key);
+        }
+        for requester in cancel.map(|cancel| cancel.waiting).unwrap_or_default() {
+            self.cancel_done(requester);
         }
     }
 

@@ -11,6 +11,7 @@ use lockgate_recording::{Record, SessionId, Time};
 use lockgate_ring::uring::{Config, Ring};
 use lockgate_ring::{Driver, Event, ListenerId, Wait};
 
+use crate::accept::TurnedAway;
 use crate::admission::Admission;
 use crate::cancel::Courier;
 use crate::ids::{self, Entropy, Ids};
@@ -57,6 +58,7 @@ pub(crate) struct Worker<D: Driver> {
     pub couriers: Table<Courier>,
     pub owners: Owners,
     pub admission: Admission,
+    pub turned_away: TurnedAway,
     pub keys: Keys,
     pub salts: Salts,
     pub timers: Timers,
@@ -79,7 +81,7 @@ pub(crate) struct Worker<D: Driver> {
     pub answers: VecDeque<Answer>,
     pub jobs: VecDeque<Job>,
     /// Who asked for the cancel that the lane at hand is being told of.
-    pub requester: Option<crate::cancel::Requester>,
+    pub requesters: Vec<crate::cancel::Requester>,
     pub plain: Vec<u8>,
     pub cipher: Scratch,
     pub copies: Vec<u8>,
@@ -206,6 +208,7 @@ impl<D: Driver> Worker<D> {
             couriers: Table::new(),
             owners: Owners::default(),
             admission: Admission::new(setup.limits),
+            turned_away: TurnedAway::default(),
             keys: Keys::default(),
             salts: Salts::default(),
             timers: Timers::default(),
@@ -221,7 +224,7 @@ impl<D: Driver> Worker<D> {
             outbox: Outbox::default(),
             answers: VecDeque::new(),
             jobs: VecDeque::new(),
-            requester: None,
+            requesters: Vec::new(),
             plain: Vec::new(),
             cipher: Scratch::default(),
             copies: Vec::new(),
@@ -311,31 +314,29 @@ impl<D: Driver> Worker<D> {
     fn dispatch(&mut self, event: Event) {
         match event {
             Event::Accepted { listener, conn, peer } => self.accepted(listener, conn, peer),
-            Event::AcceptFailed { error, .. } => {
-                tracing::warn!(worker = self.index, %error, "a connection could not be accepted");
-            }
+            Event::AcceptFailed { error, .. } => self.accept_failed(&error),
             Event::Dialed { conn, result } => match self.owners.get(conn) {
                 Some(Owner::Session(key, _)) => self.dialed(key, conn, result),
                 Some(Owner::Courier(key)) => self.courier_dialed(key, conn, result),
-                None => self.ring.close(conn, false),
+                Some(Owner::TurnedAway) | None => self.ring.close(conn, false),
             },
             Event::Received { conn, lease } => {
                 match self.owners.get(conn) {
                     Some(Owner::Session(key, side)) => self.received(key, side, &lease),
                     Some(Owner::Courier(key)) => self.courier_received(key, &lease),
-                    None => {}
+                    Some(Owner::TurnedAway) | None => {}
                 }
                 self.ring.release(lease);
             }
             Event::EndOfStream { conn } => match self.owners.get(conn) {
                 Some(Owner::Session(key, side)) => self.ended(key, side),
                 Some(Owner::Courier(key)) => self.courier_over(key, None),
-                None => self.ring.close(conn, false),
+                Some(Owner::TurnedAway) | None => self.ring.close(conn, false),
             },
             Event::Failed { conn, error } => match self.owners.get(conn) {
                 Some(Owner::Session(key, side)) => self.failed(key, side, conn, &error.to_string()),
                 Some(Owner::Courier(key)) => self.courier_over(key, Some(&error.to_string())),
-                None => self.ring.close(conn, false),
+                Some(Owner::TurnedAway) | None => self.ring.close(conn, false),
             },
             Event::Drained { conn } => {
                 if let Some(Owner::Session(key, _)) = self.owners.get(conn) {
@@ -345,6 +346,7 @@ impl<D: Driver> Worker<D> {
             Event::Closed { conn } => match self.owners.take(conn) {
                 Some(Owner::Session(key, side)) => self.closed(key, side, conn),
                 Some(Owner::Courier(key)) => self.courier_closed(key, conn),
+                Some(Owner::TurnedAway) => self.refused(),
                 None => {}
             },
             Event::Written { token, result, buf } => self.recording_written(token, result, buf),
