@@ -308,9 +308,8 @@ impl Ring {
 impl Driver for Ring {
     fn listen(&mut self, socket: TcpListener) -> io::Result<ListenerId> {
         socket.set_nonblocking(false)?;
-        // Accepted sockets inherit both, which saves two calls for each.
-        system::set_option(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-        system::set_option(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+        // Accepted sockets inherit it, which saves calls for each.
+        system::set_up_stream(socket.as_raw_fd())?;
         Ok(self.listeners.add(&mut self.kernel, socket))
     }
 
@@ -320,8 +319,7 @@ impl Driver for Ring {
 
     fn dial(&mut self, address: SocketAddr) -> io::Result<ConnId> {
         let stream = TcpStream::from(system::stream_socket(&address)?);
-        stream.set_nodelay(true)?;
-        system::set_option(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+        system::set_up_stream(stream.as_raw_fd())?;
         let fd = stream.as_raw_fd();
         let id = self.conns.insert(stream, Phase::Dialing)?;
         let token = Token::new(Kind::Connect, id.index, id.generation);
