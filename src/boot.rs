@@ -14,6 +14,7 @@ use lockgate_bridge::{Counters, Inbox, LateWake, Notice, Order, Outlet, Snapshot
 use lockgate_control::{Bell, Control, WorkerLink};
 use lockgate_lane::ListenerTls;
 use lockgate_recording::{SeriesStart, Time, create_segment, recover, segment_path};
+use lockgate_ring::DriverKind;
 use lockgate_worker::{ListenerSetup, RecordingSetup, Segment};
 use tracing::{error, info, warn};
 
@@ -25,6 +26,10 @@ use crate::tls;
 const ORDERS_MAX: usize = 1024;
 /// Notices that control has not taken yet, at most, for each worker.
 const NOTICES_MAX: usize = 1024;
+/// Descriptors kept from sessions: log, admin port and its clients, catalogs, locks.
+const FILES_RESERVED: u64 = 64;
+/// As many more for each worker: segments, ring, listeners, refused connections being told, cancels under way.
+const FILES_RESERVED_BY_WORKER: u64 = 96;
 /// Connections that the kernel completes before a worker accepts them.
 const BACKLOG: u32 = 1024;
 
@@ -49,7 +54,8 @@ pub fn serve(config: Config) -> Result<(), Failure> {
     let started = Instant::now();
     info!(version = env!("CARGO_PKG_VERSION"), config = %config.file.display(), "starting");
     config.warnings.iter().for_each(|warning| warn!("{warning}"));
-    probe()?;
+    let open_files = raise_open_files_limit();
+    let driver = config.driver.settle()?;
     let data_dir = DataDir::take(&config.data_dir)?;
     let listeners = listeners(&config)?;
     let admin = config
@@ -72,35 +78,42 @@ pub fn serve(config: Config) -> Result<(), Failure> {
         workers: wiring.links,
     })
     .map_err(|error| Failure(format!("control cannot start: {error}")))?;
-    let limits = WorkerLimits::new(&config.limits, config.workers);
+    let limits = WorkerLimits::new(&config.limits, config.workers, driver, open_files);
     let parts = wiring.posts.into_iter().zip(listeners).zip(recordings);
     let setups = parts.map(|((post, listeners), recording)| {
         limits.setup(post, listeners, recording, &snapshot, &wiring.outlet, &wiring.peers, started)
     });
     let crew = Crew::start(setups.collect())?;
-    info!(workers = config.workers, "serving");
+    info!(workers = config.workers, %driver, "serving");
     let ended = crew.wait(&control);
     control.finish();
     drop(data_dir);
     ended
 }
 
-/// Says what the kernel offers, or why it is not enough.
-fn probe() -> Result<(), Failure> {
-    let open_files = lockgate_ring::raise_open_files_limit();
-    let report = lockgate_ring::probe().map_err(|error| Failure(error.to_string()))?;
-    info!("{report}");
-    match open_files {
-        Ok(limit) if limit < 4096 => {
-            warn!(
-                limit,
-                "few files may be open, and a session takes two; raise the limit (ulimit -n, LimitNOFILE)"
-            );
-        }
-        Ok(_) => {}
-        Err(error) => warn!(%error, "the limit of open files cannot be raised"),
+/// How many files may be open; it is as high as the hard limit lets it be.
+fn raise_open_files_limit() -> u64 {
+    lockgate_ring::raise_open_files_limit().unwrap_or_else(|error| {
+        warn!(%error, "the limit of open files cannot be raised");
+        u64::MAX
+    })
+}
+
+/// Sessions of one worker for which there are descriptors: what recording, catalogs, admin port, refusals and cancels
+/// need is never theirs, because without it nobody is served.
+fn sessions_by_files(open_files: u64, workers: u32, wanted: u32) -> u32 {
+    let workers = u64::from(workers.max(1));
+    let left = open_files.saturating_sub(FILES_RESERVED + workers * FILES_RESERVED_BY_WORKER);
+    let sessions = u32::try_from(left / (2 * workers)).unwrap_or(u32::MAX).max(1);
+    if sessions < wanted {
+        warn!(
+            open_files,
+            sessions_max = u64::from(sessions) * workers,
+            "fewer sessions than limits.sessions_max have room, a session takes two files; raise the limit of open files \
+             (ulimit -n, LimitNOFILE)"
+        );
     }
-    Ok(())
+    sessions.min(wanted)
 }
 
 fn bound<T>(socket: io::Result<T>, address: &impl fmt::Display) -> Result<T, Failure> {
@@ -258,21 +271,23 @@ impl Wiring {
 /// What every worker's limits are.
 struct WorkerLimits {
     workers: u32,
+    driver: DriverKind,
     cores: usize,
     lane: Arc<lockgate_lane::Limits>,
     own: lockgate_worker::Limits,
 }
 
 impl WorkerLimits {
-    fn new(limits: &Limits, workers: u32) -> WorkerLimits {
+    fn new(limits: &Limits, workers: u32, driver: DriverKind, open_files: u64) -> WorkerLimits {
         let share = |total: u32| total.div_ceil(workers.max(1));
         let connect_ns_max = u64::try_from(limits.connect_timeout.as_nanos()).unwrap_or(u64::MAX);
         WorkerLimits {
             workers,
+            driver,
             cores: thread::available_parallelism().map_or(1, usize::from),
             lane: Arc::new(limits.lane.clone()),
             own: lockgate_worker::Limits {
-                sessions_max: share(limits.sessions_max),
+                sessions_max: sessions_by_files(open_files, workers, share(limits.sessions_max)),
                 unauthenticated_max: share(limits.unauthenticated_max),
                 unauthenticated_per_address_max: share(limits.unauthenticated_per_address_max),
                 connect_ns_max,
@@ -296,6 +311,7 @@ impl WorkerLimits {
         lockgate_worker::Setup {
             index: post.index,
             workers: self.workers,
+            driver: self.driver,
             core: usize::try_from(post.index).ok().map(|index| index % self.cores),
             listeners,
             snapshot: Arc::clone(snapshot),
@@ -374,6 +390,28 @@ impl Crew {
                 Ok(())
             }
             false => Err(Failure(failures.join("; "))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_leave_descriptors_for_everything_else() {
+        for (open_files, workers, wanted, expected) in [
+            (u64::MAX, 2, 10_000, 10_000),
+            (20_000, 2, 10_000, 4_936),
+            (400, 2, 10_000, 36),
+            (10, 2, 10_000, 1),
+            (20_000, 2, 100, 100),
+        ] {
+            assert_eq!(
+                sessions_by_files(open_files, workers, wanted),
+                expected,
+                "{open_files} {workers} {wanted}"
+            );
         }
     }
 }

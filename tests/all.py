@@ -67,9 +67,16 @@ def stages():
             env={"RUSTDOCFLAGS": "-D warnings -A rustdoc::private-intra-doc-links"},
         ),
         Stage("dependencies", "licences, bans, sources", [deny]),
-        Stage("release", "the release build", [["cargo", "build", "--release", "--locked", "-p", "lockgate", "-p", "lockgate-replay"]]),
+        Stage("release", "the release build", [["cargo", "build", "--release", "--locked", "-p", "lockgate", "-p", "lockgate-replay", "-p", "lockgate-hostile"]]),
         Stage("demo", "./demo --once", [script(HERE / "demo.py", "--once")], needs="release"),
         Stage("drivers", "psycopg 3, psql, pgbench, with and without TLS", [script(HERE / "drivers/run")], needs="release"),
+        Stage(
+            "suites",
+            "drivers' own suites, directly and through",
+            [script(HERE / "drivers/suites", "--sample")],
+            full=[script(HERE / "drivers/suites")],
+            needs="release",
+        ),
         Stage(
             "protocol",
             "random sequences of messages, directly and through",
@@ -79,9 +86,15 @@ def stages():
         ),
         Stage(
             "regress",
-            "PostgreSQL's regression suite",
-            [script(HERE / "regress/run", "--sample", "--tls"), script(HERE / "regress/run")],
-            full=[script(HERE / "regress/run"), script(HERE / "regress/run", "--tls")],
+            "PostgreSQL's regression suite, isolationtester, libpq_pipeline: newest server, and 15",
+            [script(HERE / "regress/run", "--sample", "--tls"), script(HERE / "regress/run", "--tls")]
+            + [script(HERE / "regress/run", "--suite", "isolation")]
+            + [script(HERE / "regress/run", "--suite", "pipeline", "--major", major, "--both") for major in (18, 15)],
+            full=[
+                script(HERE / "regress/run", "--suite", suite, "--major", major, "--both")
+                for suite in ("regress", "isolation", "pipeline")
+                for major in (18, 15)
+            ],
             needs="release",
         ),
         Stage(
@@ -89,6 +102,20 @@ def stages():
             "kill -9 under load",
             [script(HERE / "kill9", "--kills", 5)],
             full=[script(HERE / "kill9", "--kills", 100)],
+            needs="release",
+        ),
+        Stage(
+            "hostile",
+            "hostile peers, while others go about their work",
+            [script(HERE / "hostile/run")],
+            full=[script(HERE / "hostile/run", "--full", "--driver", driver) for driver in ("io_uring", "epoll")],
+            needs="release",
+        ),
+        Stage(
+            "churn",
+            "sessions that come and go",
+            [script(HERE / "churn")],
+            full=[script(HERE / "churn", "--sessions", 1_000_000), script(HERE / "churn", "--driver", "epoll")],
             needs="release",
         ),
         Stage("fuzz", "every fuzz target", [script(HERE / "fuzz", "--seconds", 15)], full=[script(HERE / "fuzz", "--seconds", 600)]),

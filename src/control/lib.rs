@@ -82,6 +82,8 @@ pub struct TargetSetup {
     pub tls: Option<DestinationTls>,
     /// Who reads its catalog.
     pub catalog: Account,
+    /// Time between two looks at its catalog: what changes behind the gateway's back is found within it.
+    pub catalog_poll: Duration,
 }
 
 /// An account on a target.

@@ -172,6 +172,7 @@ impl Gateway {
                 port: server.port,
                 tls: None,
                 catalog: Account { user: String::from("postgres"), password: Some(secret()) },
+                catalog_poll: Duration::from_secs(1),
             }],
             users: vec![UserSetup {
                 identity: Arc::new(Identity {

@@ -213,6 +213,7 @@ fn mask(kind: MaskKind) -> Mask {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
+    use std::time::Duration;
 
     use lockgate_facts::postgres::Catalog;
     use lockgate_lane::{Identity, LoginRequest, Secret, Target, TargetTls, Verifier};
@@ -259,6 +260,7 @@ policy ops for user "olga" on target "orders", "ledger" {
             port: 5432,
             tls: None,
             catalog,
+            catalog_poll: Duration::from_secs(1),
         }
     }
 

@@ -30,6 +30,17 @@ pub fn pin_current_thread(core: usize) -> io::Result<()> {
     check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const wanted) })
 }
 
+/// Lets the calling thread run where the process' first thread may, whatever core its own creator is kept on.
+pub(crate) fn unpin_current_thread() -> io::Result<()> {
+    // SAFETY: a set of zeroes is a valid, empty set.
+    let mut allowed: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    let process = i32::try_from(std::process::id()).unwrap_or(0);
+    // SAFETY: the pointer and the size name `allowed`, which outlives the call.
+    check(unsafe { libc::sched_getaffinity(process, size_of::<libc::cpu_set_t>(), &raw mut allowed) })?;
+    // SAFETY: the pointer and the size name `allowed`, which outlives the call.
+    check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const allowed) })
+}
+
 /// A listening TCP socket with SO_REUSEADDR and, so that each worker has its own on the same address,
 /// SO_REUSEPORT. `backlog` is in connections.
 ///
@@ -94,7 +105,7 @@ pub(crate) fn limits(resource: libc::__rlimit_resource_t) -> io::Result<libc::rl
     Ok(limit)
 }
 
-/// A blocking socket: on one that is not, io_uring would report EAGAIN instead of waiting.
+/// A blocking socket, as io_uring needs it: on one that is not, it would report EAGAIN instead of waiting.
 pub(crate) fn stream_socket(address: &SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: takes no pointer.
@@ -109,8 +120,9 @@ pub(crate) fn stream_socket(address: &SocketAddr) -> io::Result<OwnedFd> {
 const KEEPALIVE: [(i32, i32); 3] =
     [(libc::TCP_KEEPIDLE, 60), (libc::TCP_KEEPINTVL, 10), (libc::TCP_KEEPCNT, 6)];
 
-/// What every connection has, and inherits from its listener: no delay of small messages, and signs of life.
-pub(crate) fn set_up_stream(fd: RawFd) -> io::Result<()> {
+/// What every stream is to have: no delay for the sake of fuller packets, and probes that find a dead peer. Accepted
+/// sockets inherit all of it from their listener, which saves calls for each.
+pub(crate) fn prepare_stream(fd: RawFd) -> io::Result<()> {
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
     set_option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
     KEEPALIVE.iter().try_for_each(|(name, value)| set_option(fd, libc::IPPROTO_TCP, *name, *value))

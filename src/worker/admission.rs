@@ -39,6 +39,12 @@ impl Admission {
         Ok(())
     }
 
+    /// Connections that count as unauthenticated.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        usize::try_from(self.waiting_total).unwrap().max(self.waiting.len())
+    }
+
     /// A connection that entered has been authenticated, or is closed: not before, or one address could hold any
     /// number that fail and linger.
     pub(crate) fn leave(&mut self, address: IpAddr) {

@@ -36,6 +36,7 @@ class Target:
     ca: pathlib.Path | None = None
     # Role and password of the catalog's own connection; None: the target's.
     catalog: tuple[str, str] | None = None
+    catalog_poll: str | None = None
 
 
 @dataclasses.dataclass
@@ -109,6 +110,7 @@ class Gateway:
             lines += ["[[target]]", f'name = "{target.name}"', 'protocol = "postgres"', f'address = "127.0.0.1:{target.port}"']
             lines += [f'database = "{target.database}"', f'user = "{target.user}"', f'tls = "{target.tls}"']
             lines += [f'ca = "{target.ca}"'] if target.ca else []
+            lines += [f'catalog_poll = "{target.catalog_poll}"'] if target.catalog_poll else []
             lines += [f'password = {{ file = "secrets/target-{target.name}" }}', ""]
             if target.catalog:
                 lines += ["[target.catalog]", f'user = "{target.catalog[0]}"']
@@ -234,19 +236,21 @@ def replay(*words):
     return done.returncode, done.stdout.decode(errors="replace")
 
 
-def target_of(server, database, name=None, tls=False):
+def target_of(server, database, name=None, tls=False, catalog_poll=None):
     """The whole of a test's server as a target, reached as its superuser."""
     mode = "verify-full" if tls else "disable"
-    return Target(name or database, server.port, database, server.superuser, server.password, mode, server.authority if tls else None)
+    authority = server.authority if tls else None
+    return Target(name or database, server.port, database, server.superuser, server.password, mode, authority, catalog_poll)
 
 
 @contextlib.contextmanager
-def door(server, work, database, tls=False, driver=None):
+def door(server, work, database, tls=False, driver=None, catalog_poll=None):
     """A gateway that allows everything, whose user bears the superuser's name: (port, password, environment)."""
     user = User(server.superuser, ["everyone"])
     policy = {"everything": ALLOW_EVERYTHING.format(group="everyone", target=database)}
     mode = "required" if tls else "off"
-    with Gateway(work, [target_of(server, database, tls=tls)], [user], policy, tls=mode, driver=driver) as gateway:
+    target = target_of(server, database, tls=tls, catalog_poll=catalog_poll)
+    with Gateway(work, [target], [user], policy, tls=mode, driver=driver) as gateway:
         try:
             yield gateway.port, user.password, {"PGSSLMODE": "require" if tls else "disable"}
         finally:
