@@ -118,6 +118,16 @@ def stages():
             full=[script(HERE / "churn", "--sessions", 1_000_000), script(HERE / "churn", "--driver", "epoll")],
             needs="release",
         ),
+        Stage(
+            "epoll",
+            "where io_uring is forbidden, and by readiness",
+            [script(HERE / "forbidden")]
+            + [script(HERE / "drivers/run", "--tls", "on", "--driver", "epoll", part) for part in ("psql", "pgbench")]
+            + [script(HERE / "kill9", "--kills", 2, "--driver", "epoll")],
+            full=[script(HERE / "forbidden"), script(HERE / "drivers/run", "--driver", "epoll")]
+            + [script(HERE / "kill9", "--kills", 100, "--driver", "epoll")],
+            needs="release",
+        ),
         Stage("fuzz", "every fuzz target", [script(HERE / "fuzz", "--seconds", 15)], full=[script(HERE / "fuzz", "--seconds", 600)]),
         Stage(
             "mutations",

@@ -7,11 +7,10 @@ pub mod counters;
 pub mod mailbox;
 pub mod snapshot;
 
-use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use lockgate_lane::{CancelRequest, SaltRequest};
+use lockgate_lane::{CancelRequest, SaltRequest, SaltedKey};
 
 pub use counters::Counters;
 pub use mailbox::{Inbox, LateWake, Outlet, Wake, mailbox};
@@ -105,16 +104,6 @@ pub enum Notice {
         /// Which.
         worker: u32,
     },
-}
-
-/// A salted password: as good as the password itself, so it is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SaltedKey(pub [u8; 32]);
-
-impl fmt::Debug for SaltedKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SaltedKey")
-    }
 }
 
 #[cfg(test)]

@@ -88,7 +88,7 @@ pub enum Action {
         /// The server's process.
         process_id: u32,
         /// What the client was given, never the server's own.
-        secret: Vec<u8>,
+        secret: Secret,
     },
     /// A client asks to cancel the session that owns this key; the connection is then done (see
     /// [`CancelRequest`]). Whoever owns it gets [`Lane::cancel_requested`].
@@ -99,7 +99,7 @@ pub enum Action {
         /// The server's process.
         process_id: u32,
         /// The server's own key.
-        secret: Vec<u8>,
+        secret: Secret,
     },
     /// The session has been opened: count it as authenticated (limits before authentication no longer apply).
     Established,
@@ -199,7 +199,7 @@ pub struct Opening {
     /// Limits.
     pub limits: Arc<Limits>,
     /// From the operating system's generator; nonces and secrets come from it and nothing else does.
-    pub entropy: [u8; 96],
+    pub entropy: Secret,
     /// Now.
     pub now: Time,
 }
@@ -270,7 +270,7 @@ pub enum Answer {
     /// To [`Action::Salt`].
     Salted {
         /// The salted password.
-        key: [u8; 32],
+        key: SaltedKey,
     },
     /// To [`Action::Dial`]: or why there is no connection.
     Dialed(Result<(), String>),

@@ -43,7 +43,8 @@ use std::sync::Arc;
 use lockgate_recording::{Record, SessionId, Time};
 
 use crate::{
-    Action, Answer, CloseReason, Fault, Grant, Judge, Limits, ListenerRules, Opening, Outbox, Side, Standing,
+    Action, Answer, CloseReason, Fault, Grant, Judge, Limits, ListenerRules, Opening, Outbox, Secret, Side,
+    Standing,
 };
 use connect::Connect;
 use greeting::First;
@@ -72,7 +73,7 @@ struct Core {
     workers: u32,
     rules: Arc<ListenerRules>,
     limits: Arc<Limits>,
-    entropy: [u8; 96],
+    entropy: Secret,
     opened: Time,
     client_tls: bool,
     bytes_in: u64,
@@ -156,8 +157,8 @@ impl Lane {
         let phase = std::mem::replace(&mut self.phase, Phase::Closed);
         let next = match (phase, answer) {
             (Phase::Claim(claim), Answer::Login(login)) => claim.answered(login, &mut self.core, &mut turn),
-            (Phase::Prove(prove), Answer::Salted { key }) => prove.salted(&key, &mut self.core, &mut turn),
-            (Phase::Connect(connect), Answer::Salted { key }) => connect.salted(&key, &mut turn),
+            (Phase::Prove(prove), Answer::Salted { key }) => prove.salted(&key.0, &mut self.core, &mut turn),
+            (Phase::Connect(connect), Answer::Salted { key }) => connect.salted(&key.0, &mut turn),
             (Phase::Connect(connect), Answer::Dialed(result)) => connect.dialed(result, &mut turn),
             (Phase::Connect(connect), Answer::TlsReady { end_point }) => {
                 connect.tls_ready(end_point, &mut turn)

@@ -106,7 +106,7 @@ impl Rig {
             workers: 3,
             listener: Arc::new(settings.rules.clone()),
             limits: Arc::new(settings.limits.clone()),
-            entropy: [0x5a; 96],
+            entropy: crate::Secret::new(vec![0x5a; 96]),
             now,
         };
         Some(Rig {
@@ -251,7 +251,7 @@ impl Rig {
                 Action::Salt(request) => {
                     let key =
                         Verifier::salt_password(request.password.expose(), &request.salt, request.iterations);
-                    answers.push(Answer::Salted { key });
+                    answers.push(Answer::Salted { key: crate::SaltedKey(key) });
                 }
                 Action::Dial => answers.push(Answer::Dialed(Ok(()))),
                 Action::StartTls { side } => {
@@ -260,8 +260,12 @@ impl Rig {
                         answers.push(Answer::TlsReady { end_point: None });
                     }
                 }
-                Action::RegisterKey { process_id, secret } => self.key = Some((process_id, secret)),
-                Action::CancelUpstream { process_id, secret } => self.cancelled.push((process_id, secret)),
+                Action::RegisterKey { process_id, secret } => {
+                    self.key = Some((process_id, secret.expose().to_vec()))
+                }
+                Action::CancelUpstream { process_id, secret } => {
+                    self.cancelled.push((process_id, secret.expose().to_vec()))
+                }
                 Action::Close { reason } => self.closed = Some(reason.text),
                 Action::RouteCancel(_) | Action::Established => {}
             }

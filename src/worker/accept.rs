@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use lockgate_lane::{Lane, Opening, Side, turned_away};
+use lockgate_lane::{Lane, Opening, Secret, Side, turned_away};
 use lockgate_ring::{ConnId, Driver, ListenerId};
 
 use crate::session::{Owner, Session};
@@ -80,7 +80,7 @@ impl<D: Driver> Worker<D> {
             workers: self.workers,
             listener: Arc::clone(&listening.rules),
             limits: Arc::clone(&self.lane_limits),
-            entropy: self.entropy.take()?,
+            entropy: Secret::new(self.entropy.take()?.to_vec()),
             now: self.now,
         });
         let session = Session::new(lane, id, conn, peer, listener);

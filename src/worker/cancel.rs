@@ -12,7 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use lockgate_bridge::{DestinationTls, Order};
-use lockgate_lane::{CancelRequest, Side};
+use lockgate_lane::{CancelRequest, Secret, Side};
 use lockgate_ring::{ConnId, Driver, Lease};
 
 use crate::keys::worker_of;
@@ -58,7 +58,7 @@ pub(crate) struct Courier {
     destination: Option<DestinationTls>,
     tls: Option<Box<Tls>>,
     phase: Phase,
-    message: Vec<u8>,
+    message: Secret,
     requesters: Vec<Requester>,
 }
 
@@ -75,7 +75,7 @@ enum Phase {
 
 impl<D: Driver> Worker<D> {
     /// Remembers a session's key.
-    pub(crate) fn register_key(&mut self, key: Key, process_id: u32, secret: Vec<u8>) {
+    pub(crate) fn register_key(&mut self, key: Key, process_id: u32, secret: Secret) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         if let Some(before) = session.registered.replace(process_id) {
             self.keys.forget(before, key);
@@ -216,7 +216,7 @@ impl<D: Driver> Worker<D> {
             destination,
             tls: None,
             phase: Phase::Dialing,
-            message: cancel_message(process_id, secret),
+            message: Secret::new(cancel_message(process_id, secret)),
             requesters,
         };
         match self.couriers.insert(courier) {
@@ -243,7 +243,7 @@ impl<D: Driver> Worker<D> {
             self.ring.send_copy(conn, &SSL_REQUEST);
         } else {
             courier.phase = Phase::Delivered;
-            self.ring.send_copy(conn, &courier.message);
+            self.ring.send_copy(conn, courier.message.expose());
         }
     }
 
@@ -311,7 +311,7 @@ impl Courier {
             return Err(error);
         }
         if progress.established {
-            tls.seal(&self.message, cipher)?;
+            tls.seal(self.message.expose(), cipher)?;
             self.phase = Phase::Delivered;
         }
         Ok(())

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use lockgate_lane::CancelRequest;
+use lockgate_lane::{CancelRequest, Secret};
 
 use crate::table::Key;
 
@@ -16,7 +16,7 @@ pub(crate) fn worker_of(secret: &[u8], workers: u32) -> Option<u32> {
 
 #[derive(Debug)]
 struct Entry {
-    secret: Vec<u8>,
+    secret: Secret,
     session: Key,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    pub(crate) fn register(&mut self, process_id: u32, secret: Vec<u8>, session: Key) {
+    pub(crate) fn register(&mut self, process_id: u32, secret: Secret, session: Key) {
         self.by_process.entry(process_id).or_default().push(Entry { secret, session });
     }
 
@@ -43,7 +43,7 @@ impl Keys {
         let entries = self.by_process.get(&request.process_id)?;
         let mut found = None;
         for entry in entries {
-            if verify_slices_are_equal(&entry.secret, &request.secret).is_ok() {
+            if verify_slices_are_equal(entry.secret.expose(), &request.secret).is_ok() {
                 found = Some(entry.session);
             }
         }
@@ -74,8 +74,8 @@ mod tests {
         let mut table = Table::new();
         let (a, b) = (table.insert(()).unwrap(), table.insert(()).unwrap());
         let mut keys = Keys::default();
-        keys.register(7, b"secret-a".to_vec(), a);
-        keys.register(7, b"secret-b".to_vec(), b);
+        keys.register(7, Secret::new(b"secret-a".to_vec()), a);
+        keys.register(7, Secret::new(b"secret-b".to_vec()), b);
         let check = |process_id, secret: &[u8], expected| {
             assert_eq!(keys.find(&request(process_id, secret)), expected, "{process_id} {secret:?}");
         };
@@ -92,8 +92,8 @@ mod tests {
         let mut table = Table::new();
         let (a, b) = (table.insert(()).unwrap(), table.insert(()).unwrap());
         let mut keys = Keys::default();
-        keys.register(7, b"secret-a".to_vec(), a);
-        keys.register(7, b"secret-b".to_vec(), b);
+        keys.register(7, Secret::new(b"secret-a".to_vec()), a);
+        keys.register(7, Secret::new(b"secret-b".to_vec()), b);
         keys.forget(7, a);
         assert_eq!(keys.find(&request(7, b"secret-a")), None);
         assert_eq!(keys.find(&request(7, b"secret-b")), Some(b));

@@ -38,7 +38,7 @@ impl<D: Driver> Worker<D> {
             }
             Order::Salted { ticket, key } => {
                 for session in self.salts.answered(ticket, key.0) {
-                    self.answer(session, Answer::Salted { key: key.0 });
+                    self.answer(session, Answer::Salted { key: key.clone() });
                 }
             }
             Order::Drain { deadline_ns } => self.drain(deadline_ns),

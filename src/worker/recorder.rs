@@ -257,9 +257,15 @@ impl Recorder {
             && (gated || old || draft.len() >= BLOCK_BYTES || matches!(self.end, End::Finishing { .. }))
     }
 
+    /// Something may still have to be written: behind the last block of all no segment begins, or the next start would
+    /// take its header for what a crash left.
+    fn goes_on(&self) -> bool {
+        matches!(self.end, End::Open | End::Finishing { .. })
+    }
+
     /// Puts the next segment in place of a full or failed one.
     fn begin_segment<D: Driver>(&mut self, ring: &mut D, now: Time, mail: &mut Mail) {
-        if !self.writer.needs_segment() || self.end == End::Done {
+        if !self.writer.needs_segment() || !self.goes_on() {
             return;
         }
         let Some(Segment { number, file, path }) = self.next.take() else { return };
@@ -290,7 +296,7 @@ impl Recorder {
     /// Asks for the next segment ahead of time; again and again while there is none at all.
     fn ask(&mut self, now: Time, mail: &mut Mail) {
         let number = self.writer.next_segment();
-        if !self.writer.wants_segment() || self.next.is_some() || self.end == End::Done {
+        if !self.writer.wants_segment() || self.next.is_some() || !self.goes_on() {
             return;
         }
         let again = self.writer.needs_segment();

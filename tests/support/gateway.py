@@ -49,6 +49,9 @@ class User:
 class Gateway:
     """One running gateway. Use as a context manager, or start() and stop()."""
 
+    # What it is started by: words that stand before its own command line.
+    launcher = ()
+
     def __init__(
         self, folder, targets, users, policies, tls="off", durability="async", workers=2, segment="64MiB", driver=None, limits=None
     ):
@@ -128,7 +131,7 @@ class Gateway:
             self.write()
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [self.binary, "serve", "--config", self.config, *(["--driver", self.driver] if self.driver else [])],
+                [*self.launcher, self.binary, "serve", "--config", self.config, *(["--driver", self.driver] if self.driver else [])],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -275,7 +275,9 @@ impl Session {
         let body = message.get(frame::HEADER_BYTES..).unwrap_or_default();
         match kind {
             backend::PARSE_COMPLETE | backend::BIND_COMPLETE | backend::CLOSE_COMPLETE => {
-                drop(self.expects.pop())
+                if let Some(done) = self.expects.pop() {
+                    done.settle(&mut self.names);
+                }
             }
             backend::PARAMETER_DESCRIPTION => self.parameters_described(body)?,
             backend::ROW_DESCRIPTION => return self.columns_described(body, core, turn),

@@ -96,8 +96,8 @@ impl Session {
             types_bytes: parse.types.len(),
             columns: RefCell::new(None),
         };
-        let undo = self.names.set_statement(parse.name, Some(Rc::new(statement)));
-        self.pend(message, Expect::Parse { undo });
+        let change = self.names.change_statement(parse.name, Some(Rc::new(statement)));
+        self.pend(message, Expect::Parse { change });
         Ok(())
     }
 
@@ -121,8 +121,8 @@ impl Session {
         }
         let portal =
             Portal { statement, bind: body.into(), generation: self.generation, ..Portal::unbound(false) };
-        let undo = self.names.set_portal(bind.portal, Some(Rc::new(portal)));
-        self.pend(message, Expect::Bind { undo });
+        let change = self.names.change_portal(bind.portal, Some(Rc::new(portal)));
+        self.pend(message, Expect::Bind { change });
         Ok(())
     }
 
@@ -143,11 +143,11 @@ impl Session {
     }
 
     pub(super) fn close(&mut self, body: &[u8], message: &[u8]) -> Result<(), Trouble> {
-        let undo = match frontend::named(body, "Close")? {
-            (Named::Statement, name) => self.names.set_statement(name, None),
-            (Named::Portal, name) => self.names.set_portal(name, None),
+        let change = match frontend::named(body, "Close")? {
+            (Named::Statement, name) => self.names.change_statement(name, None),
+            (Named::Portal, name) => self.names.change_portal(name, None),
         };
-        self.pend(message, Expect::Close { undo });
+        self.pend(message, Expect::Close { change });
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use super::trouble::Trouble;
 use super::{Core, Phase, Turn};
 use crate::judge::Ruling;
 use crate::scram::{self, Binding};
-use crate::{Action, Grant, SaltRequest, Side, Standing, TargetTls};
+use crate::{Action, Grant, SaltRequest, Secret, Side, Standing, TargetTls};
 
 /// Longest message of a server before the session stands, in bytes.
 const SETUP_BYTES_MAX: usize = 64 << 10;
@@ -31,7 +31,7 @@ pub(super) struct Connect {
     method: &'static str,
     step: Stage,
     tls: Option<Option<Vec<u8>>>,
-    server_key: Option<(u32, Vec<u8>)>,
+    server_key: Option<(u32, Secret)>,
 }
 
 #[derive(Debug)]
@@ -205,7 +205,7 @@ impl Connect {
             }
             backend::BACKEND_KEY_DATA if setup => {
                 let (process_id, key) = backend::backend_key_data(body).map_err(Trouble::server)?;
-                self.server_key = Some((process_id, key.to_vec()));
+                self.server_key = Some((process_id, Secret::new(key.to_vec())));
             }
             backend::READY_FOR_QUERY if setup => {
                 let status = backend::ready_for_query(body).map_err(Trouble::server)?;
@@ -244,7 +244,7 @@ impl Connect {
             (Stage::Authentication, Authentication::Sasl(mechanisms)) => {
                 let (mechanism, binding) = self.mechanism(&mechanisms)?;
                 let entropy =
-                    core.entropy.get(scram::NONCE_BYTES..scram::NONCE_BYTES * 2).unwrap_or_default();
+                    core.entropy.expose().get(scram::NONCE_BYTES..scram::NONCE_BYTES * 2).unwrap_or_default();
                 let (client, first) = scram::Client::begin(binding, entropy);
                 turn.out.send(Side::Server, |arena| {
                     frontend::write_sasl_initial(arena, mechanism, first.as_bytes());
@@ -323,7 +323,7 @@ impl Connect {
         if let Some((process_id, _)) = &server_key {
             let key = cancel_key(core, self.wishes.version.minor >= 2);
             turn.out.send(Side::Client, |arena| backend::write_backend_key_data(arena, *process_id, &key));
-            turn.out.actions.push(Action::RegisterKey { process_id: *process_id, secret: key });
+            turn.out.actions.push(Action::RegisterKey { process_id: *process_id, secret: Secret::new(key) });
         }
         turn.out.send(Side::Client, |arena| arena.extend_from_slice(message));
         turn.out.actions.push(Action::Established);
@@ -400,7 +400,7 @@ fn denied(wishes: &Wishes, grant: &Grant, ruling: &Ruling, core: &mut Core, turn
 
 /// The key that the client gets: ours, never the server's; its first four bytes name the worker.
 fn cancel_key(core: &Core, long: bool) -> Vec<u8> {
-    let random = core.entropy.get(scram::NONCE_BYTES * 2..).unwrap_or_default();
+    let random = core.entropy.expose().get(scram::NONCE_BYTES * 2..).unwrap_or_default();
     let mut key = random.get(..if long { LONG_KEY_BYTES } else { 4 }).unwrap_or_default().to_vec();
     if let Some(first) = key.first_chunk_mut::<4>() {
         let workers = core.workers.max(1);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::names::{Names, Portal, Statement, Undo};
+use super::names::{Change, Names, Portal, Statement};
 use super::reading::Turned;
 
 /// One question that is on its way to the server.
@@ -12,10 +12,10 @@ pub(super) enum Expect {
     /// A simple Query, up to its ReadyForQuery.
     Query(Running),
     Parse {
-        undo: Undo,
+        change: Change,
     },
     Bind {
-        undo: Undo,
+        change: Change,
     },
     /// Describe of a statement: ParameterDescription, then RowDescription or NoData.
     DescribeStatement {
@@ -33,7 +33,7 @@ pub(super) enum Expect {
         running: Running,
     },
     Close {
-        undo: Undo,
+        change: Change,
     },
     /// Sync, up to its ReadyForQuery.
     Sync,
@@ -118,7 +118,19 @@ impl Expect {
     /// Takes back what it would have changed.
     pub(super) fn undo(self, names: &mut Names) {
         match self {
-            Expect::Parse { undo } | Expect::Bind { undo } | Expect::Close { undo } => names.undo(undo),
+            Expect::Parse { change } | Expect::Bind { change } | Expect::Close { change } => {
+                names.undo(&change);
+            }
+            _ => {}
+        }
+    }
+
+    /// The server has done it: what it changes holds.
+    pub(super) fn settle(self, names: &mut Names) {
+        match self {
+            Expect::Parse { change } | Expect::Bind { change } | Expect::Close { change } => {
+                names.settle(&change);
+            }
             _ => {}
         }
     }

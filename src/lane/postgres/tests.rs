@@ -7,7 +7,9 @@ use lockgate_codecs::postgres::{backend, frame, startup, write};
 use lockgate_facts::postgres::Catalog;
 
 use crate::rig::{MASKED_TABLE, PASSWORD, Rig, Settings, ready, server_welcome};
-use crate::{Answer, Limits, ListenerAuth, ListenerRules, ListenerTls, Side, TargetTls};
+use crate::{
+    Action, Answer, Limits, ListenerAuth, ListenerRules, ListenerTls, SaltedKey, Secret, Side, TargetTls,
+};
 
 const READ_ONLY: &str = "policy p for group \"g\" on target \"t\" { allow transaction allow set on * }";
 
@@ -210,6 +212,21 @@ fn a_session_stands_after_both_handshakes() {
     assert_eq!(u32::from_be_bytes(key.try_into().unwrap()) % 3, 1, "the key names the worker");
     rig.cancel();
     assert_eq!(rig.cancelled, [(77, b"1234".to_vec())]);
+}
+
+#[test]
+fn what_is_logged_of_a_session_holds_no_secret() {
+    let mut rig = new(&Settings::default());
+    rig.log_in(&[]);
+    rig.server(&server_welcome(b"1234"));
+    let shown = format!("{:?}", rig.lane);
+    let register = Action::RegisterKey { process_id: 77, secret: Secret::new(b"1234".to_vec()) };
+    let cancel = Action::CancelUpstream { process_id: 77, secret: Secret::new(b"1234".to_vec()) };
+    let salted = Answer::Salted { key: SaltedKey(*b"12341234123412341234123412341234") };
+    for shown in [shown, format!("{register:?}"), format!("{cancel:?}"), format!("{salted:?}")] {
+        assert!(!shown.contains("49, 50, 51, 52"), "the server's key: {shown}");
+        assert!(!shown.contains("90, 90, 90, 90"), "what secrets come from: {shown}");
+    }
 }
 
 #[test]
@@ -826,7 +843,7 @@ fn a_server_that_dies_is_told_to_the_client() {
 fn an_unasked_answer_changes_nothing() {
     let mut rig = standing(&Settings::default());
     rig.answer(Answer::Dialed(Err(String::from("late"))));
-    rig.answer(Answer::Salted { key: [0; 32] });
+    rig.answer(Answer::Salted { key: SaltedKey([0; 32]) });
     assert!(rig.closed.is_none());
     rig.client(&query("SELECT 1"));
     assert_eq!(show(&rig.take_server()), [r"Q SELECT 1\x00"]);
@@ -862,7 +879,7 @@ fn a_client_waits_when_much_is_unanswered_and_the_server_is_asked_to_answer() {
     }
     let sent = rig.take_server();
     let kinds: String = show(&sent).iter().map(|message| &message[..1]).collect();
-    assert_eq!(kinds, "PPPPPPPPH", "eight of 8 MiB are too many, and the ninth waits");
+    assert_eq!(kinds, "PPPPH", "four of 8 MiB are enough, and the fifth waits");
     assert!(rig.lane.blocked(Side::Client));
     rig.server(b"1\0\0\0\x04");
     let kinds: String = show(&rig.take_server()).iter().map(|message| &message[..1]).collect();

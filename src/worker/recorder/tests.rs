@@ -382,6 +382,21 @@ fn without_a_segment_the_recording_is_down_and_asks_again() {
 }
 
 #[test]
+fn behind_the_last_block_no_segment_begins() {
+    let mut bench = Bench::new(Durability::Os);
+    bench.pump(false);
+    bench.written();
+    bench.recorder.supply(segment(&bench.folder, 1));
+    bench.recorder.begin_end(bench.now);
+    for _ in 0..10 {
+        bench.pump(false);
+        bench.written();
+    }
+    assert_eq!(bench.ring.files.len(), 1, "the segment at hand stays unused");
+    bench.end();
+}
+
+#[test]
 fn an_end_without_a_disk_gives_up() {
     let mut bench = Bench::new(Durability::Async);
     bench.pump(false);

@@ -223,7 +223,7 @@ impl Control {
             Notice::Salt { ticket, request, .. } => {
                 let key =
                     Verifier::salt_password(request.password.expose(), &request.salt, request.iterations);
-                Order::Salted { ticket, key: lockgate_bridge::SaltedKey(key) }
+                Order::Salted { ticket, key: lockgate_lane::SaltedKey(key) }
             }
         };
         // A worker that has ended takes no answer.

@@ -17,7 +17,7 @@ use world::{Ending, Plan, Remains, Tally, World};
 /// Seeds of a run of all tests, for each kind of world.
 const SEEDS: u64 = 400;
 /// Lines of the journal that are shown of a seed that failed.
-const JOURNAL_LINES: usize = 100_000;
+const JOURNAL_LINES: usize = 4000;
 
 fn run(plan: Plan, journal_lines: usize) -> Remains {
     World::new(plan, journal_lines, Rc::new(tempfile::tempdir().unwrap()), 0).run()

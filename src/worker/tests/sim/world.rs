@@ -10,14 +10,15 @@ use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 
 use lockgate_bridge::snapshot::{Admission, Destination};
-use lockgate_bridge::{Counters, Inbox, LateWake, Notice, Order, Outlet, SaltedKey, Snapshot, Wake, mailbox};
+use lockgate_bridge::{Counters, Inbox, LateWake, Notice, Order, Outlet, Snapshot, Wake, mailbox};
 use lockgate_lane::{
-    Identity, ListenerAuth, ListenerRules, ListenerTls, Secret, Standing, Target, TargetTls, Verifier,
+    Identity, ListenerAuth, ListenerRules, ListenerTls, SaltedKey, Secret, Standing, Target, TargetTls,
+    Verifier,
 };
 use lockgate_policy_dsl::Source;
 use lockgate_recording::{SEGMENT_BYTES_MIN, SeriesStart, Time, segment_path};
 use lockgate_ring::sim::{Config, Disk, Faults, Random, Sim};
-use lockgate_ring::{Driver, Event, ListenerId, Wait};
+use lockgate_ring::{Driver, DriverKind, Event, ListenerId, Wait};
 
 use super::backend::TABLE;
 use super::client::{Client, Manner, Outcome, State};
@@ -138,7 +139,7 @@ impl Shared {
             (_, Outcome::Served) => true,
             // What clients may be told when something has gone wrong, by the gateway or the server.
             (_, Outcome::Refused(code)) => {
-                let codes = ["08001", "08006", "57P01", "57014", "58030"];
+                let codes = ["08001", "28000", "08006", "57P01", "57014", "58030"];
                 !self.calm && codes.contains(&code.as_str())
             }
             _ => !self.calm,
@@ -248,6 +249,7 @@ impl World {
             workers: 1,
             driver: lockgate_ring::DriverKind::IoUring,
             core: None,
+            driver: DriverKind::Epoll,
             listeners: vec![ListenerSetup {
                 socket: no_socket(),
                 rules: Arc::new(ListenerRules { tls: ListenerTls::Off, auth: ListenerAuth::Scram }),
@@ -394,6 +396,11 @@ impl World {
         save(&disk, folder.path(), first_segment);
         let complete = shared.borrow().durable || (!plan.disk && !crashed);
         check_recording(folder.path(), &mut shared.borrow_mut(), complete, crashed);
+        let again = lockgate_recording::recover(folder.path(), 0).unwrap();
+        if !crashed && !plan.disk && again.crash.is_some() {
+            let what = format!("a clean end looks like a crash: {:?}", again.crash);
+            shared.borrow_mut().complain(what);
+        }
         remains.tally.commands = shared.borrow().seen.len() as u64;
         remains.violations = std::mem::take(&mut shared.borrow_mut().violations);
         if crashed && remains.violations.is_empty() {
