@@ -21,8 +21,8 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use crate::folders::DataDir;
 use crate::host::{self, Host};
-use crate::series::{self, Beginning};
 use crate::listeners;
+use crate::series::{self, Beginning};
 
 /// Orders that a worker has not taken yet, at most.
 const ORDERS_MAX: usize = 1024;
@@ -51,12 +51,12 @@ pub fn serve(config: Config, take_over: bool) -> Result<(), Failure> {
     let started = Instant::now();
     info!(version = env!("CARGO_PKG_VERSION"), config = %config.file.display(), "starting");
     config.warnings.iter().for_each(|warning| warn!("{warning}"));
-    raise_open_files_limit();
+    let open_files = raise_open_files_limit();
     let driver = config.driver.settle()?;
     let mut ground = Ground::of(&config, take_over)?;
     let (held, recordings) = recordings(&config, &ground.folder.recordings(), started)?;
-    let work = host::work(&config, config.workers);
-    let host = Arc::new(Host::new(&config));
+    let work = host::work(&config, config.workers, open_files);
+    let host = Arc::new(Host::new(&config, open_files));
     // Whoever takes over accepts nobody before the other one has stopped: neither its workers nor its admin port.
     let later = ground.predecessor.is_some();
     let (now, then) = if later { (Vec::new(), ground.doors) } else { (ground.doors, Vec::new()) };
@@ -85,7 +85,15 @@ pub fn serve(config: Config, take_over: bool) -> Result<(), Failure> {
         workers: wiring.links,
     })
     .map_err(|error| Failure(format!("control cannot start: {error}")))?;
-    let gang = Gang { workers: config.workers, driver, work, snapshot, outlet: wiring.outlet, peers: wiring.peers, started };
+    let gang = Gang {
+        workers: config.workers,
+        driver,
+        work,
+        snapshot,
+        outlet: wiring.outlet,
+        peers: wiring.peers,
+        started,
+    };
     let parts = wiring.posts.into_iter().zip(shares).zip(recordings);
     let setups = parts.map(|((post, listeners), recording)| gang.setup(post, listeners, recording));
     let crew = Crew::start(setups.collect())?;
@@ -164,17 +172,12 @@ fn stand(
     control.announce(pid).map_err(|error| Failure(format!("no successor could ever ask: {error}")))
 }
 
-fn raise_open_files_limit() {
-    match lockgate_ring::raise_open_files_limit() {
-        Ok(limit) if limit < 4096 => {
-            warn!(
-                limit,
-                "few files may be open, and a session takes two; raise the limit (ulimit -n, LimitNOFILE)"
-            );
-        }
-        Ok(_) => {}
-        Err(error) => warn!(%error, "the limit of open files cannot be raised"),
-    }
+/// How many files may be open; it is as high as the hard limit lets it be.
+fn raise_open_files_limit() -> u64 {
+    lockgate_ring::raise_open_files_limit().unwrap_or_else(|error| {
+        warn!(%error, "the limit of open files cannot be raised");
+        u64::MAX
+    })
 }
 
 /// Every worker's recording: what is there is recovered, and the next segment made.

@@ -29,9 +29,9 @@ pub fn doors(
         // Several may have port 0, each its own.
         let first = held.iter().find(|(bind, _)| *bind == listener.bind);
         let first = first.and_then(|(_, socket)| socket.local_addr().ok());
-        let (sockets, others) = held.into_iter().partition(|(bind, socket)| {
-            *bind == listener.bind && socket.local_addr().ok() == first
-        });
+        let (sockets, others) = held
+            .into_iter()
+            .partition(|(bind, socket)| *bind == listener.bind && socket.local_addr().ok() == first);
         held = others;
         doors.push(door(listener, sockets, own.as_ref()));
     }

@@ -67,7 +67,7 @@ def stages():
             env={"RUSTDOCFLAGS": "-D warnings -A rustdoc::private-intra-doc-links"},
         ),
         Stage("dependencies", "licences, bans, sources", [deny]),
-        Stage("release", "the release build", [["cargo", "build", "--release", "--locked", "-p", "lockgate", "-p", "lockgate-replay"]]),
+        Stage("release", "the release build", [["cargo", "build", "--release", "--locked", "-p", "lockgate", "-p", "lockgate-replay", "-p", "lockgate-hostile"]]),
         Stage("demo", "./demo --once", [script(HERE / "demo.py", "--once")], needs="release"),
         Stage("drivers", "psycopg 3, psql, pgbench, with and without TLS", [script(HERE / "drivers/run")], needs="release"),
         Stage(
@@ -109,6 +109,20 @@ def stages():
             "reload, hand-over, drain, health",
             [script(HERE / "life/run", "--seconds", 20)],
             full=[script(HERE / "life/run", "--seconds", 300)],
+            needs="release",
+        ),
+        Stage(
+            "hostile",
+            "hostile peers, while others go about their work",
+            [script(HERE / "hostile/run")],
+            full=[script(HERE / "hostile/run", "--full", "--driver", driver) for driver in ("io_uring", "epoll")],
+            needs="release",
+        ),
+        Stage(
+            "churn",
+            "sessions that come and go",
+            [script(HERE / "churn")],
+            full=[script(HERE / "churn", "--sessions", 1_000_000), script(HERE / "churn", "--driver", "epoll")],
             needs="release",
         ),
         Stage(

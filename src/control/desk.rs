@@ -52,8 +52,7 @@ pub(crate) fn spawn(
     let random = |_| io::Error::other("the operating system gives no random numbers");
     let users = identity::derive(setup.users).map_err(random)?;
     let decoy_key = identity::random().map_err(random)?;
-    let place =
-        Place { root: setup.recordings, series: setup.series, segment_bytes: setup.segment_bytes };
+    let place = Place { root: setup.recordings, series: setup.series, segment_bytes: setup.segment_bytes };
     let mut desk = Desk {
         waiting: (0..setup.targets.len()).collect(),
         last_target: setup.targets.len(),

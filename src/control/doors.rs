@@ -103,7 +103,8 @@ mod tests {
                 .map(|socket| ports(&socket))
                 .collect();
             let mut all: Vec<u16> = door.sockets.iter().map(ports).collect();
-            (shared.sort_unstable(), all.sort_unstable());
+            shared.sort_unstable();
+            all.sort_unstable();
             assert_eq!(shared, all, "{sockets} sockets, {workers} workers");
             let idle = (0..workers).filter(|worker| door.share(*worker, workers).unwrap().is_empty()).count();
             assert_eq!(idle, workers.saturating_sub(sockets), "{sockets} sockets, {workers} workers");

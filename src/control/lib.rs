@@ -281,8 +281,7 @@ impl Control {
         let (done, opened) = oneshot::channel();
         let event = Event::Open { doors, admin, done };
         let sent = self.events.blocking_send(event).is_ok();
-        let opened =
-            self.runtime.block_on(async { tokio::time::timeout(WORKERS_MAX, opened).await });
+        let opened = self.runtime.block_on(async { tokio::time::timeout(WORKERS_MAX, opened).await });
         match (sent, opened) {
             (true, Ok(Ok(()))) => Ok(()),
             _ => Err(String::from("the workers do not begin to accept")),

@@ -10,7 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::{Account, Bell, Control, Host, Reload, Setup, TargetSetup, UserSetup, Work, WorkerLink, policies};
+use crate::{
+    Account, Bell, Control, Host, Reload, Setup, TargetSetup, UserSetup, Work, WorkerLink, policies,
+};
 use lockgate_bridge::{Durability, Inbox, Limits, Notice, Order, Outlet, Snapshot, Wake, mailbox};
 use lockgate_lane::{Identity, SaltRequest, Secret, Target, TargetTls, Verifier};
 

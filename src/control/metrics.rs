@@ -55,7 +55,12 @@ fn reloads(page: &mut Page, state: &State) {
     let good = u8::from(state.reloads.mistakes.is_none());
     page.family("last_reload_successful", "gauge", "0 while the last reload was refused.", [plain(good)]);
     let draining = state.predecessors.len();
-    page.family("predecessors", "gauge", "Processes that have handed over and still drain.", [plain(draining)]);
+    page.family(
+        "predecessors",
+        "gauge",
+        "Processes that have handed over and still drain.",
+        [plain(draining)],
+    );
 }
 
 fn workers(page: &mut Page, state: &State, counters: &[Arc<Counters>]) {

@@ -62,7 +62,8 @@ impl Publisher {
         targets: Vec<TargetSetup>,
         decoy_key: [u8; 32],
     ) -> Publisher {
-        let targets = targets.into_iter().enumerate().map(|(id, setup)| TargetState::new(id, setup)).collect();
+        let targets =
+            targets.into_iter().enumerate().map(|(id, setup)| TargetState::new(id, setup)).collect();
         Publisher { users, policies, targets, staged: None, decoy_key, epoch: 0, dirty: true }
     }
 

@@ -124,7 +124,10 @@ impl Desk {
         let Derived { reload, users } = derived;
         reload.warnings.iter().for_each(|warning| warn!("{warning}"));
         for key in &reload.fixed {
-            warn!(key, "this cannot change in a running process: restart the gateway, or hand over to another");
+            warn!(
+                key,
+                "this cannot change in a running process: restart the gateway, or hand over to another"
+            );
         }
         self.drain_timeout = reload.drain_timeout;
         self.handover_timeout = reload.handover_timeout;

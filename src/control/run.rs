@@ -108,7 +108,8 @@ mod tests {
     #[test]
     fn names_change_hands_and_those_of_the_dead_are_swept() {
         // Far longer than a socket's path may be.
-        let path = std::env::temp_dir().join(format!("lockgate-run-{}-{}", std::process::id(), "x".repeat(120)));
+        let path =
+            std::env::temp_dir().join(format!("lockgate-run-{}-{}", std::process::id(), "x".repeat(120)));
         fs::create_dir_all(&path).unwrap();
         let run = RunFolder::open(&path).unwrap();
         assert!(run.serving().unwrap().is_none());

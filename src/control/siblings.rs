@@ -126,7 +126,11 @@ async fn ask(path: &PathBuf, line: &str) -> io::Result<()> {
         stream.write_all(line.as_bytes()).await?;
         let mut answer = String::new();
         stream.take(64).read_to_string(&mut answer).await?;
-        if answer == DONE { Ok(()) } else { Err(io::Error::other(format!("it says \"{}\"", answer.trim_end()))) }
+        if answer == DONE {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!("it says \"{}\"", answer.trim_end())))
+        }
     };
     timeout(ANSWER_MAX, asked).await.map_err(|_| io::Error::other("it does not answer"))?
 }
@@ -144,7 +148,7 @@ pub(crate) fn cancel_of(line: &str) -> Option<CancelRequest> {
     let digits: Vec<u8> =
         secret.chars().map(|digit| u8::try_from(digit.to_digit(16)?).ok()).collect::<Option<_>>()?;
     let bytes = digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit));
-    let whole = digits.len() % 2 == 0 && words.next().is_none();
+    let whole = digits.len().is_multiple_of(2) && words.next().is_none();
     let client: SocketAddr = client.parse().ok()?;
     whole.then_some(CancelRequest { process_id: process_id.parse().ok()?, secret: bytes.collect(), client })
 }
@@ -172,8 +176,11 @@ mod tests {
     fn a_cancel_request_survives_the_way() {
         for secret in [vec![], vec![0, 1, 0xfe, 0xff], vec![7; 256]] {
             for client in ["127.0.0.1:5", "[2001:db8::1]:65535"] {
-                let request =
-                    CancelRequest { process_id: u32::MAX, secret: secret.clone(), client: client.parse().unwrap() };
+                let request = CancelRequest {
+                    process_id: u32::MAX,
+                    secret: secret.clone(),
+                    client: client.parse().unwrap(),
+                };
                 let line = cancel_line(&request);
                 assert!(line.len() <= LINE_BYTES_MAX);
                 // A key without a secret cannot be one of ours: it need not arrive.
@@ -181,7 +188,15 @@ mod tests {
                 assert_eq!(arrived, Some(request), "{line}");
             }
         }
-        for line in ["cancel", "cancel 1 0 127.0.0.1:1", "cancel 1 zz 127.0.0.1:1", "cancel 1 00 here", "cancel -1 00 127.0.0.1:1", "cancel 1 00 127.0.0.1:1 more", "reload"] {
+        for line in [
+            "cancel",
+            "cancel 1 0 127.0.0.1:1",
+            "cancel 1 zz 127.0.0.1:1",
+            "cancel 1 00 here",
+            "cancel -1 00 127.0.0.1:1",
+            "cancel 1 00 127.0.0.1:1 more",
+            "reload",
+        ] {
             assert_eq!(cancel_of(line), None, "{line}");
         }
     }

@@ -133,7 +133,14 @@ impl Status {
 
 impl TargetState {
     fn new(id: usize, name: String) -> TargetState {
-        TargetState { id, name, catalog_version: 0, catalog_failure: None, address_failure: None, addresses: 0 }
+        TargetState {
+            id,
+            name,
+            catalog_version: 0,
+            catalog_failure: None,
+            address_failure: None,
+            addresses: 0,
+        }
     }
 
     /// Sessions can be opened.

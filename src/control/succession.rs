@@ -85,7 +85,8 @@ impl Desk {
 
     /// Answers on the admin port, whose socket is kept for a successor.
     pub(crate) fn serve_admin(&mut self, socket: TcpListener) {
-        self.admin = socket.try_clone().map_err(|error| error!(%error, "the admin port cannot be handed over")).ok();
+        self.admin =
+            socket.try_clone().map_err(|error| error!(%error, "the admin port cannot be handed over")).ok();
         let counters = self.workers.iter().map(|worker| Arc::clone(&worker.link.counters)).collect();
         let admin = Admin { status: self.status.clone(), counters, started: SystemTime::now() };
         let rest = Arc::clone(&self.admin_rest);
@@ -140,7 +141,10 @@ impl Desk {
     }
 
     fn gifts(&self) -> io::Result<Vec<Gift>> {
-        let mut gifts = vec![(Item::Lock, OwnedFd::from(self.lock.as_ref().ok_or(io::ErrorKind::NotFound)?.try_clone()?))];
+        let mut gifts = vec![(
+            Item::Lock,
+            OwnedFd::from(self.lock.as_ref().ok_or(io::ErrorKind::NotFound)?.try_clone()?),
+        )];
         if let Some(admin) = &self.admin {
             gifts.push((Item::Admin, admin.try_clone()?.into()));
         }
@@ -237,7 +241,11 @@ async fn conversation(stream: &mut UnixStream, events: &mpsc::Sender<Event>) -> 
         let _ = reloaded.await;
         return stream.write_all(siblings::DONE.as_bytes()).await;
     }
-    stream.write_all(format!("{NO}this is not understood; both must be of versions that know each other\n").as_bytes()).await
+    stream
+        .write_all(
+            format!("{NO}this is not understood; both must be of versions that know each other\n").as_bytes(),
+        )
+        .await
 }
 
 /// The predecessor's side of a hand-over.

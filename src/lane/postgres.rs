@@ -29,6 +29,7 @@ mod prove;
 mod reading;
 mod refusals;
 mod session;
+mod share;
 mod trouble;
 
 #[cfg(test)]
@@ -50,6 +51,7 @@ use greeting::First;
 use inbound::{Inbound, Step};
 use prove::{Claim, Prove};
 use session::Session;
+use share::Share;
 use trouble::Trouble;
 
 /// The conversation. The calling contract stands at [`crate`].
@@ -59,6 +61,7 @@ pub struct Lane {
     phase: Phase,
     from_client: Inbound,
     from_server: Inbound,
+    share: Share,
 }
 
 /// What every phase may look at.
@@ -128,12 +131,14 @@ impl Lane {
             phase: Phase::First(First::default()),
             from_client: Inbound::default(),
             from_server: Inbound::default(),
+            share: Share::default(),
         }
     }
 
     /// See [`crate::Lane::receive`].
     pub fn receive(&mut self, side: Side, input: &mut [u8], now: Time, judge: &mut Judge, out: &mut Outbox) {
         let mut turn = Turn { now, judge, out };
+        self.share.refill_at(now);
         match side {
             Side::Client => {
                 self.core.bytes_in = self.core.bytes_in.saturating_add(input.len() as u64);
@@ -151,6 +156,7 @@ impl Lane {
     /// See [`crate::Lane::answer`].
     pub fn answer(&mut self, answer: Answer, now: Time, judge: &mut Judge, out: &mut Outbox) {
         let mut turn = Turn { now, judge, out };
+        self.share.refill_at(now);
         let phase = std::mem::replace(&mut self.phase, Phase::Closed);
         let next = match (phase, answer) {
             (Phase::Claim(claim), Answer::Login(login)) => claim.answered(login, &mut self.core, &mut turn),
@@ -239,10 +245,24 @@ impl Lane {
     pub fn blocked(&self, side: Side) -> bool {
         match (&self.phase, side) {
             (Phase::Session(session), Side::Client) => {
-                session.is_blocked() && self.from_client.len() > HELD_BYTES_MAX
+                (session.is_blocked() || self.share.is_spent()) && self.from_client.len() > HELD_BYTES_MAX
             }
             _ => false,
         }
+    }
+
+    /// See [`crate::Lane::is_unfinished`].
+    pub fn is_unfinished(&self) -> bool {
+        // What waits for the server goes on with its answer.
+        matches!(&self.phase, Phase::Session(session) if !session.is_blocked())
+            && self.share.is_spent()
+            && self.from_client.len() > 0
+    }
+
+    /// See [`crate::Lane::go_on`].
+    pub fn go_on(&mut self, now: Time, judge: &mut Judge, out: &mut Outbox) {
+        self.share.refill_at(now);
+        self.drive_client(&[], &mut Turn { now, judge, out });
     }
 
     /// See [`crate::Lane::grant`].
@@ -261,11 +281,18 @@ impl Lane {
             let (next, step) = match phase {
                 Phase::First(first) => first.step(bytes, &mut self.core, turn),
                 Phase::Prove(prove) => prove.step(bytes, &mut self.core, turn),
-                Phase::Session(mut session) => match session.client_step(bytes, origin, &mut self.core, turn)
-                {
-                    Ok(step) => (Ok(Phase::Session(session)), step),
-                    Err(trouble) => (Err(trouble), Step::Blocked),
-                },
+                Phase::Session(session) if self.share.is_spent() => {
+                    (Ok(Phase::Session(session)), Step::Blocked)
+                }
+                Phase::Session(mut session) => {
+                    let before = share::Work::of(turn.out);
+                    let stepped = session.client_step(bytes, origin, &mut self.core, turn);
+                    self.share.spend(before, turn.out);
+                    match stepped {
+                        Ok(step) => (Ok(Phase::Session(session)), step),
+                        Err(trouble) => (Err(trouble), Step::Blocked),
+                    }
+                }
                 waiting @ (Phase::Claim(_) | Phase::Connect(_)) => (Ok(waiting), Step::Blocked),
                 Phase::Closed => (Ok(Phase::Closed), Step::Consumed(bytes.len())),
             };
@@ -339,7 +366,7 @@ impl Lane {
     }
 }
 
-/// Bytes a client may send while the lane waits for the server's answer, before it is read from no more.
+/// Bytes a client may send while the lane waits for the server's answer or for its turn, before it is read from no more.
 const HELD_BYTES_MAX: usize = 256 << 10;
 
 /// Bytes a client may send before it is asked for any.

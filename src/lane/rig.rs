@@ -174,11 +174,26 @@ impl Rig {
         self.receive(Side::Server, bytes);
     }
 
-    /// Bytes of either side.
+    /// Bytes of either side, and as many turns as the lane makes of them.
     pub fn receive(&mut self, side: Side, bytes: &[u8]) {
+        self.one_turn(side, bytes);
+        while self.lane.is_unfinished() {
+            self.go_on();
+        }
+    }
+
+    /// Bytes of either side, in one turn.
+    pub fn one_turn(&mut self, side: Side, bytes: &[u8]) {
         let mut input = bytes.to_vec();
         self.lane.receive(side, &mut input, self.now, &mut self.judge, &mut self.out);
         self.act(&input);
+    }
+
+    /// The next turn of a lane that is unfinished.
+    pub fn go_on(&mut self) {
+        self.now.monotonic_ns = self.now.monotonic_ns.saturating_add(1);
+        self.lane.go_on(self.now, &mut self.judge, &mut self.out);
+        self.act(&[]);
     }
 
     /// An answer to a question.

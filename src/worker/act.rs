@@ -101,7 +101,9 @@ impl<D: Driver> Worker<D> {
         let Some(session) = self.sessions.get_mut(key) else { return };
         if session.stage == Stage::Arriving {
             session.stage = Stage::Established;
-            self.admission.leave(session.client.ip());
+            if std::mem::take(&mut session.waiting) {
+                self.admission.leave(session.client.ip());
+            }
             self.counters.sessions_opened.add(1);
             if session.epoch != self.snapshot.epoch {
                 self.jobs.push_back(Job::Adopt { session: key });

@@ -38,15 +38,30 @@ pub(crate) enum Requester {
     Control { ticket: u64 },
 }
 
+/// Most requesters that wait for one session's next cancel; whoever comes then is let go at once.
+const REQUESTERS_MAX: usize = 64;
+
+/// A session of which a cancel is on its way. One is under way at a time and one may follow, however many ask: each
+/// costs the target a connection, and a flood of them must not.
+#[derive(Debug)]
+pub(crate) struct Cancel {
+    courier: Key,
+    /// Asked after it had left.
+    pub waiting: Vec<Requester>,
+    /// The last of them.
+    client: Option<SocketAddr>,
+}
+
 /// One connection that delivers a CancelRequest to a server.
 #[derive(Debug)]
 pub(crate) struct Courier {
     conn: Option<ConnId>,
+    session: Key,
     destination: Option<DestinationTls>,
     tls: Option<Box<Tls>>,
     phase: Phase,
     message: Secret,
-    requester: Option<Requester>,
+    requesters: Vec<Requester>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +146,7 @@ impl<D: Driver> Worker<D> {
         while let Some(job) = self.jobs.pop_front() {
             match job {
                 Job::Cancel { session, client, requester } => self.cancel_session(session, client, requester),
+                Job::CancelAgain { session } => self.cancel_again(session),
                 Job::Unrecorded { session } => self.end_unrecorded(session),
                 Job::Adopt { session } => self.adopt_one(session),
                 Job::Broken { session, side, error } => {
@@ -141,10 +157,37 @@ impl<D: Driver> Worker<D> {
     }
 
     fn cancel_session(&mut self, session: Key, client: SocketAddr, requester: Requester) {
-        self.requester = Some(requester);
+        let under_way = self.sessions.get_mut(session).and_then(|session| session.cancel.as_mut());
+        match under_way {
+            None => self.cancel_now(session, client, vec![requester]),
+            Some(cancel) if cancel.waiting.len() < REQUESTERS_MAX => {
+                cancel.waiting.push(requester);
+                cancel.client = Some(client);
+            }
+            Some(_) => self.cancel_done(requester),
+        }
+    }
+
+    fn cancel_now(&mut self, session: Key, client: SocketAddr, requesters: Vec<Requester>) {
+        self.requesters = requesters;
         self.with_lane(session, |lane, now, out| lane.cancel_requested(client, now, out));
-        if let Some(requester) = self.requester.take() {
-            self.cancel_done(requester);
+        // Nobody has taken them: there is nothing to cancel.
+        self.let_go(Vec::new());
+    }
+
+    /// Requesters whose cancel is done, and those that nobody has taken.
+    fn let_go(&mut self, done: Vec<Requester>) {
+        let idle = std::mem::take(&mut self.requesters);
+        done.into_iter().chain(idle).for_each(|requester| self.cancel_done(requester));
+    }
+
+    /// The cancel that was on its way is done: those that asked meanwhile have theirs.
+    fn cancel_again(&mut self, session: Key) {
+        let cancel = self.sessions.get_mut(session).and_then(|session| session.cancel.take());
+        let Some(cancel) = cancel else { return };
+        match cancel.client {
+            Some(client) => self.cancel_now(session, client, cancel.waiting),
+            None => self.let_go(cancel.waiting),
         }
     }
 
@@ -176,7 +219,7 @@ impl<D: Driver> Worker<D> {
 
     /// A lane wants its server's command cancelled.
     pub(crate) fn cancel_upstream(&mut self, key: Key, process_id: u32, secret: &[u8]) {
-        let requester = self.requester.take();
+        let requesters = std::mem::take(&mut self.requesters);
         let upstream = self.sessions.get(key).and_then(|session| session.upstream.as_ref());
         let address = upstream.and_then(|upstream| upstream.address);
         let destination = upstream.and_then(|upstream| upstream.tls.clone());
@@ -186,23 +229,26 @@ impl<D: Driver> Worker<D> {
             Ok(conn) => conn,
             Err(error) => {
                 tracing::warn!(worker = self.index, %error, "a cancel request could not be delivered");
-                requester.into_iter().for_each(|requester| self.cancel_done(requester));
-                return;
+                return self.let_go(requesters);
             }
         };
         let courier = Courier {
             conn: Some(conn),
+            session: key,
             destination,
             tls: None,
             phase: Phase::Dialing,
             message: Secret::new(cancel_message(process_id, secret)),
-            requester,
+            requesters,
         };
         match self.couriers.insert(courier) {
-            Some(key) => {
-                self.owners.set(conn, Owner::Courier(key));
+            Some(courier) => {
+                self.owners.set(conn, Owner::Courier(courier));
                 let until_ns = self.now.monotonic_ns.saturating_add(self.limits.cancel_ns_max);
-                self.timers.arm(until_ns, Timer::Courier(key));
+                self.timers.arm(until_ns, Timer::Courier(courier));
+                if let Some(session) = self.sessions.get_mut(key) {
+                    session.cancel = Some(Box::new(Cancel { courier, waiting: Vec::new(), client: None }));
+                }
             }
             None => self.ring.close(conn, false),
         }
@@ -257,8 +303,11 @@ impl<D: Driver> Worker<D> {
         if let Some(conn) = courier.conn {
             self.ring.close(conn, false);
         }
-        if let Some(requester) = courier.requester.take() {
-            self.cancel_done(requester);
+        let (session, requesters) = (courier.session, std::mem::take(&mut courier.requesters));
+        self.let_go(requesters);
+        let cancel = self.sessions.get(session).and_then(|session| session.cancel.as_ref());
+        if cancel.is_some_and(|cancel| cancel.courier == key) {
+            self.jobs.push_back(Job::CancelAgain { session });
         }
     }
 

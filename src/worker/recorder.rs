@@ -135,6 +135,11 @@ impl Recorder {
         self.writer.written()
     }
 
+    /// Too much waits for the disk: nobody is read from.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.holding
+    }
+
     /// When the recorder wants a turn though nothing else happens.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         let write = self.writer.is_busy().then(|| self.launched_ns + WRITE_NS_MAX);

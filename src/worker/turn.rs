@@ -13,6 +13,7 @@ use lockgate_ring::epoll::Poller;
 use lockgate_ring::uring::Ring;
 use lockgate_ring::{Config, Driver, DriverKind, Event, ListenerId, Moment, Wait, Waker};
 
+use crate::accept::TurnedAway;
 use crate::admission::Admission;
 use crate::cancel::{Courier, Requester};
 use crate::ids::{self, Entropy, Ids};
@@ -59,6 +60,7 @@ pub(crate) struct Worker<D: Driver> {
     pub couriers: Table<Courier>,
     pub owners: Owners,
     pub admission: Admission,
+    pub turned_away: TurnedAway,
     pub keys: Keys,
     pub salts: Salts,
     pub timers: Timers,
@@ -67,6 +69,8 @@ pub(crate) struct Worker<D: Driver> {
     pub recorder: Recorder,
     /// Sessions with commands that wait for their records.
     pub gated: Vec<Key>,
+    /// Sessions with more to do than one turn's share.
+    pub line: Vec<Key>,
     /// Cancel requests that another worker or process has been asked to carry out.
     pub passed_on: HashMap<u64, Requester>,
     /// Another process of this gateway has sessions too.
@@ -81,7 +85,7 @@ pub(crate) struct Worker<D: Driver> {
     pub answers: VecDeque<Answer>,
     pub jobs: VecDeque<Job>,
     /// Who asked for the cancel that the lane at hand is being told of.
-    pub requester: Option<Requester>,
+    pub requesters: Vec<Requester>,
     pub plain: Vec<u8>,
     pub cipher: Scratch,
     pub copies: Vec<u8>,
@@ -213,6 +217,7 @@ impl<D: Driver> Worker<D> {
             couriers: Table::new(),
             owners: Owners::default(),
             admission: Admission::new(setup.limits),
+            turned_away: TurnedAway::default(),
             keys: Keys::default(),
             salts: Salts::default(),
             timers: Timers::default(),
@@ -220,6 +225,7 @@ impl<D: Driver> Worker<D> {
             entropy: Entropy::new(source),
             recorder: Recorder::new(setup.index, setup.recording, source),
             gated: Vec::new(),
+            line: Vec::new(),
             passed_on: HashMap::new(),
             siblings: false,
             last_ticket: 0,
@@ -228,7 +234,7 @@ impl<D: Driver> Worker<D> {
             outbox: Outbox::default(),
             answers: VecDeque::new(),
             jobs: VecDeque::new(),
-            requester: None,
+            requesters: Vec::new(),
             plain: Vec::new(),
             cipher: Scratch::default(),
             copies: Vec::new(),
@@ -255,12 +261,17 @@ impl<D: Driver> Worker<D> {
         self.commit();
         let wait = self.wait();
         self.ring.turn(wait, events)?;
-        self.now = self.clock.time(self.ring.now());
+        let now = self.clock.time(self.ring.now());
+        // Never the moment of the turn before: lanes tell turns apart by it.
+        let later_ns = self.now.monotonic_ns.saturating_add(1);
+        self.now = Time { monotonic_ns: now.monotonic_ns.max(later_ns), ..now };
         self.counters.turns.add(1);
+        let line = std::mem::take(&mut self.line);
         self.take_orders();
         for event in events.drain(..) {
             self.dispatch(event);
         }
+        self.serve(line);
         self.expire();
         self.mail.retry();
         let counted = std::mem::take(&mut self.outbox.counts);
@@ -288,6 +299,9 @@ impl<D: Driver> Worker<D> {
 
     /// The one place that decides how long the worker sleeps.
     fn wait(&self) -> Wait {
+        if !self.line.is_empty() && !self.recorder.is_holding() {
+            return Wait::No;
+        }
         let mail = self.mail.is_waiting().then(|| self.now.monotonic_ns + MAIL_AGAIN_NS);
         let next = [self.timers.next_ns(), self.recorder.deadline_ns(), mail].into_iter().flatten().min();
         match next {
@@ -316,31 +330,29 @@ impl<D: Driver> Worker<D> {
     fn dispatch(&mut self, event: Event) {
         match event {
             Event::Accepted { listener, conn, peer } => self.accepted(listener, conn, peer),
-            Event::AcceptFailed { error, .. } => {
-                tracing::warn!(worker = self.index, %error, "a connection could not be accepted");
-            }
+            Event::AcceptFailed { error, .. } => self.accept_failed(&error),
             Event::Dialed { conn, result } => match self.owners.get(conn) {
                 Some(Owner::Session(key, _)) => self.dialed(key, conn, result),
                 Some(Owner::Courier(key)) => self.courier_dialed(key, conn, result),
-                None => self.ring.close(conn, false),
+                Some(Owner::TurnedAway) | None => self.ring.close(conn, false),
             },
             Event::Received { conn, lease } => {
                 match self.owners.get(conn) {
                     Some(Owner::Session(key, side)) => self.received(key, side, &lease),
                     Some(Owner::Courier(key)) => self.courier_received(key, &lease),
-                    None => {}
+                    Some(Owner::TurnedAway) | None => {}
                 }
                 self.ring.release(lease);
             }
             Event::EndOfStream { conn } => match self.owners.get(conn) {
                 Some(Owner::Session(key, side)) => self.ended(key, side),
                 Some(Owner::Courier(key)) => self.courier_over(key, None),
-                None => self.ring.close(conn, false),
+                Some(Owner::TurnedAway) | None => self.ring.close(conn, false),
             },
             Event::Failed { conn, error } => match self.owners.get(conn) {
                 Some(Owner::Session(key, side)) => self.failed(key, side, conn, &error.to_string()),
                 Some(Owner::Courier(key)) => self.courier_over(key, Some(&error.to_string())),
-                None => self.ring.close(conn, false),
+                Some(Owner::TurnedAway) | None => self.ring.close(conn, false),
             },
             Event::Drained { conn } => {
                 if let Some(Owner::Session(key, _)) = self.owners.get(conn) {
@@ -350,6 +362,7 @@ impl<D: Driver> Worker<D> {
             Event::Closed { conn } => match self.owners.take(conn) {
                 Some(Owner::Session(key, side)) => self.closed(key, side, conn),
                 Some(Owner::Courier(key)) => self.courier_closed(key, conn),
+                Some(Owner::TurnedAway) => self.refused(),
                 None => {}
             },
             Event::Written { token, result, buf } => self.recording_written(token, result, buf),
@@ -364,6 +377,22 @@ impl<D: Driver> Worker<D> {
         recorder.written_event(ring, token, result, buf, &mut Turn { now: *now, counters, mail });
         self.end_if_recording_is_down();
         self.open_gates();
+    }
+
+    /// Another share for each session that had more to do, behind those that have just said something. Nobody gets
+    /// one while the recording cannot take more.
+    fn serve(&mut self, mut line: Vec<Key>) {
+        if self.recorder.is_holding() {
+            self.line.append(&mut line);
+            return;
+        }
+        for key in line {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.in_line = false;
+            }
+            self.go_on(key);
+            self.run_jobs();
+        }
     }
 
     fn expire(&mut self) {

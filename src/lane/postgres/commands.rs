@@ -81,7 +81,7 @@ impl Session {
         let parse = frontend::parse(body)?;
         let understood = self.understand(parse.text, turn);
         let ruling = self.rule(&understood, turn);
-        let ruling = self.within(ruling, parse.text.len());
+        let ruling = self.within(ruling, body.len());
         if !ruling.allows() {
             let name = String::from_utf8_lossy(parse.name);
             let command = self.record(CommandKind::Parse, &name, parse.text, None, &ruling, core, turn);
@@ -93,6 +93,7 @@ impl Session {
             prepared_as: None,
             understood: RefCell::new((self.footing(), understood)),
             types: RefCell::new(parse.types.into()),
+            types_bytes: parse.types.len(),
             columns: RefCell::new(None),
         };
         let change = self.names.change_statement(parse.name, Some(Rc::new(statement)));

@@ -46,7 +46,7 @@ enum Stage {
     Salting(scram::Challenge),
     SaslFinal(scram::Expected),
     /// AuthenticationOk must follow.
-    SaslDone,
+    OkDue,
     /// Everything up to ReadyForQuery.
     Setup,
 }
@@ -224,7 +224,7 @@ impl Connect {
     ) -> Result<(), Trouble> {
         let stage = std::mem::replace(&mut self.step, Stage::Authentication);
         self.step = match (stage, request) {
-            (Stage::Authentication | Stage::SaslDone, Authentication::Ok) => Stage::Setup,
+            (Stage::Authentication | Stage::OkDue, Authentication::Ok) => Stage::Setup,
             (Stage::Authentication, Authentication::Cleartext) => {
                 if self.tls.is_none() {
                     return Err(
@@ -233,13 +233,13 @@ impl Connect {
                 }
                 let password = self.password()?;
                 turn.out.send(Side::Server, |arena| frontend::write_password(arena, password.expose()));
-                Stage::Authentication
+                Stage::OkDue
             }
             (Stage::Authentication, Authentication::Md5(salt)) => {
                 let password = self.password()?;
                 let answer = md5_answer(password.expose(), self.grant.target.user.as_bytes(), salt);
                 turn.out.send(Side::Server, |arena| frontend::write_password(arena, answer.as_bytes()));
-                Stage::Authentication
+                Stage::OkDue
             }
             (Stage::Authentication, Authentication::Sasl(mechanisms)) => {
                 let (mechanism, binding) = self.mechanism(&mechanisms)?;
@@ -265,7 +265,7 @@ impl Connect {
                 expected
                     .check(message)
                     .map_err(|_| self.login("did not prove that it knows the password"))?;
-                Stage::SaslDone
+                Stage::OkDue
             }
             (Stage::Authentication, Authentication::Other(kind)) => {
                 return Err(

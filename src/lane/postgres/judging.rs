@@ -184,6 +184,7 @@ impl Session {
                         prepared_as: Some(Rc::from(&**name)),
                         understood: RefCell::new((self.footing(), Rc::clone(statement))),
                         types: RefCell::default(),
+                        types_bytes: 0,
                         columns: RefCell::new(None),
                     };
                     self.names.set_statement(name.as_bytes(), Some(Rc::new(prepared)));

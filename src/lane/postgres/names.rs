@@ -4,7 +4,7 @@
 //! server has answered, because the server may fail it when others have been read behind it.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use lockgate_facts::postgres::Understood;
@@ -13,7 +13,7 @@ use lockgate_mask::ColumnShape;
 /// Bytes of statement texts and parameters that one session may keep, beside those of the running ones.
 pub(super) const NAMED_BYTES_MAX: usize = 64 << 20;
 
-/// Bytes that a name costs beside its text.
+/// Bytes that a name costs beside itself and what it means.
 const NAME_BYTES: usize = 256;
 
 /// What a session's facts were found under: catalog version and the reading's generation.
@@ -34,6 +34,8 @@ pub(super) struct Statement {
     pub(super) understood: RefCell<(Footing, Rc<Understood>)>,
     /// Parameter types, as Parse gave them or as the server described them; four bytes each.
     pub(super) types: RefCell<Box<[u8]>>,
+    /// How many of them Parse gave, in bytes; what the server describes later is its own answer and is not counted.
+    pub(super) types_bytes: usize,
     /// Result columns as the server described them, formats not decided.
     pub(super) columns: RefCell<Option<(Footing, Rc<[ColumnShape]>)>>,
 }
@@ -82,18 +84,18 @@ pub(super) struct Names {
 #[derive(Debug)]
 struct Meaning<T> {
     settled: Option<Rc<T>>,
-    changes: Vec<(u64, Option<Rc<T>>)>,
+    changes: VecDeque<(u64, Option<Rc<T>>)>,
 }
 
 impl<T> Default for Meaning<T> {
     fn default() -> Meaning<T> {
-        Meaning { settled: None, changes: Vec::new() }
+        Meaning { settled: None, changes: VecDeque::new() }
     }
 }
 
 impl<T> Meaning<T> {
     fn latest(&self) -> Option<&Rc<T>> {
-        self.changes.last().map_or(self.settled.as_ref(), |(_, value)| value.as_ref())
+        self.changes.back().map_or(self.settled.as_ref(), |(_, value)| value.as_ref())
     }
 
     fn is_empty(&self) -> bool {
@@ -101,20 +103,20 @@ impl<T> Meaning<T> {
     }
 }
 
-/// Something that a name costs room for.
+/// Something that a name costs room for, beside the name.
 trait Cost {
     fn bytes(&self) -> usize;
 }
 
 impl Cost for Statement {
     fn bytes(&self) -> usize {
-        self.text.len() + NAME_BYTES
+        self.text.len() + self.types_bytes
     }
 }
 
 impl Cost for Portal {
     fn bytes(&self) -> usize {
-        self.bind.len() + NAME_BYTES
+        self.bind.len()
     }
 }
 
@@ -147,17 +149,17 @@ impl<T: Cost> Table<T> {
     }
 
     fn change(&mut self, name: &[u8], number: u64, value: Option<Rc<T>>) {
-        self.bytes = self.bytes.saturating_add(cost(value.as_ref()));
-        self.entry(name).changes.push((number, value));
+        self.bytes = self.bytes.saturating_add(cost(name, value.as_ref()));
+        self.entry(name).changes.push_back((number, value));
     }
 
     /// The server has made the change: it holds, whatever stood before.
     fn settle(&mut self, name: &[u8], number: u64) {
         let Some(meaning) = self.meaning_mut(name) else { return };
         let Some(at) = meaning.changes.iter().position(|(change, _)| *change == number) else { return };
-        let mut freed = cost(meaning.settled.take().as_ref());
+        let mut freed = cost(name, meaning.settled.take().as_ref());
         for (_, value) in meaning.changes.drain(..=at) {
-            freed += cost(meaning.settled.as_ref());
+            freed += cost(name, meaning.settled.as_ref());
             meaning.settled = value;
         }
         self.freed(name, freed);
@@ -167,17 +169,18 @@ impl<T: Cost> Table<T> {
     fn undo(&mut self, name: &[u8], number: u64) {
         let Some(meaning) = self.meaning_mut(name) else { return };
         let Some(at) = meaning.changes.iter().position(|(change, _)| *change == number) else { return };
-        let (_, value) = meaning.changes.remove(at);
-        self.freed(name, cost(value.as_ref()));
+        let value = meaning.changes.remove(at).and_then(|(_, value)| value);
+        self.freed(name, cost(name, value.as_ref()));
     }
 
     /// A change that nothing undoes.
     fn set(&mut self, name: &[u8], value: Option<Rc<T>>) {
-        let added = cost(value.as_ref());
-        let before = std::mem::replace(self.entry(name), Meaning { settled: value, changes: Vec::new() });
+        let added = cost(name, value.as_ref());
+        let before =
+            std::mem::replace(self.entry(name), Meaning { settled: value, changes: VecDeque::new() });
         self.bytes = self.bytes.saturating_add(added);
         let values = before.changes.iter().filter_map(|(_, value)| value.as_ref()).chain(&before.settled);
-        self.freed(name, values.map(|value| value.bytes()).sum());
+        self.freed(name, values.map(|value| cost(name, Some(value))).sum());
     }
 
     fn freed(&mut self, name: &[u8], bytes: usize) {
@@ -188,8 +191,8 @@ impl<T: Cost> Table<T> {
     }
 }
 
-fn cost<T: Cost>(value: Option<&Rc<T>>) -> usize {
-    value.map_or(0, |value| value.bytes())
+fn cost<T: Cost>(name: &[u8], value: Option<&Rc<T>>) -> usize {
+    value.map_or(0, |value| name.len() + value.bytes() + NAME_BYTES)
 }
 
 impl Names {
@@ -201,7 +204,7 @@ impl Names {
         self.portals.meaning(name).and_then(Meaning::latest)
     }
 
-    /// Room for `bytes` more?
+    /// Room for `bytes` more (of a whole message: a name may be as long as a text)?
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         self.statements.bytes.saturating_add(self.portals.bytes).saturating_add(bytes) <= NAMED_BYTES_MAX
     }
@@ -297,7 +300,7 @@ mod tests {
         assert_eq!(bound(&names, "p"), "second");
         names.undo(&second);
         assert_eq!(bound(&names, "p"), "first");
-        assert_eq!(names.portals.bytes, NAME_BYTES + "first".len());
+        assert_eq!(names.portals.bytes, NAME_BYTES + "p".len() + "first".len());
         let gone = names.change_portal(b"p", None);
         names.settle(&gone);
         assert!(names.portals.named.is_empty());

@@ -27,6 +27,10 @@ const PIPELINE_BYTES_MAX: usize = 64 << 10;
 /// Questions on their way to the server before the client has to wait.
 const EXPECTS_MAX: usize = 16_384;
 
+/// Bytes of messages on their way to the server before the client has to wait: so that a long pipeline waits rather than
+/// finds no room for its names.
+const IN_FLIGHT_BYTES_MAX: usize = super::names::NAMED_BYTES_MAX / 2;
+
 /// Longest message that only names something (Describe, Execute, Close, CopyFail), in bytes.
 const NAMING_BYTES_MAX: usize = 64 << 10;
 
@@ -108,7 +112,9 @@ impl Session {
 
     pub(super) fn is_blocked(&self) -> bool {
         let copying = matches!(self.state, ClientState::CopyIn | ClientState::CopyBoth);
-        (self.expects.copy_gate() && !copying) || self.expects.len() >= EXPECTS_MAX
+        (self.expects.copy_gate() && !copying)
+            || self.expects.len() >= EXPECTS_MAX
+            || self.expects.bytes() >= IN_FLIGHT_BYTES_MAX
     }
 
     /// The server ended the session with an error of its own.
@@ -279,6 +285,11 @@ impl Session {
         if self.pending.is_empty() {
             return;
         }
+        let bytes = self.pending.len();
+        if self.expects.bytes().saturating_add(bytes) >= IN_FLIGHT_BYTES_MAX {
+            // The client waits for the answers from here on, so the server must not keep them.
+            frontend::write_empty(&mut self.pending, frontend::FLUSH);
+        }
         let pending = &self.pending;
         turn.out.send(Side::Server, |arena| arena.extend_from_slice(pending));
         self.pending.clear();
@@ -286,6 +297,7 @@ impl Session {
         for expect in self.pending_expects.drain(..) {
             self.expects.push(expect);
         }
+        self.expects.sent(bytes);
     }
 
     /// What is pending is forgotten, and what it would have changed taken back.

@@ -867,3 +867,61 @@ fn an_unasked_answer_changes_nothing() {
     rig.client(&query("SELECT 1"));
     assert_eq!(show(&rig.take_server()), [r"Q SELECT 1\x00"]);
 }
+
+#[test]
+fn a_flood_takes_many_turns_and_loses_nothing() {
+    let mut rig = standing(&Settings::default());
+    let flood: Vec<u8> = (0..1000).flat_map(|number| query(&format!("SELECT {number}"))).collect();
+    rig.one_turn(Side::Client, &flood);
+    let first = show(&rig.take_server()).len();
+    assert!((1..100).contains(&first), "{first} commands in one turn");
+    assert!(rig.lane.is_unfinished());
+    let mut all = first;
+    let mut turns = 1;
+    while rig.lane.is_unfinished() {
+        rig.go_on();
+        let more = show(&rig.take_server()).len();
+        assert!(more <= first + 1, "{more} in a later turn");
+        all += more;
+        turns += 1;
+    }
+    assert_eq!(all, 1000);
+    assert!(turns > 10, "{turns}");
+}
+
+#[test]
+fn a_client_waits_when_much_is_unanswered_and_the_server_is_asked_to_answer() {
+    let mut rig = standing(&Settings::default());
+    let long = "x".repeat(8 << 20);
+    for number in 0..12 {
+        rig.client(&parse("", &format!("SELECT '{long}{number}'")));
+    }
+    let sent = rig.take_server();
+    let kinds: String = show(&sent).iter().map(|message| &message[..1]).collect();
+    assert_eq!(kinds, "PPPPH", "four of 8 MiB are enough, and the fifth waits");
+    assert!(rig.lane.blocked(Side::Client));
+    rig.server(b"1\0\0\0\x04");
+    let kinds: String = show(&rig.take_server()).iter().map(|message| &message[..1]).collect();
+    assert_eq!(kinds, "PH", "one is answered, one goes on");
+    for _ in 0..11 {
+        rig.server(b"1\0\0\0\x04");
+    }
+    assert!(!rig.lane.blocked(Side::Client));
+    assert_eq!(rig.closed, None);
+}
+
+#[test]
+fn a_long_name_costs_what_it_is_long() {
+    let mut rig = standing(&Settings::default());
+    for number in 0..6 {
+        let name = format!("{number}{}", "n".repeat(15 << 20));
+        rig.client(&parse(&name, "SELECT 1"));
+        rig.client(&sync());
+        rig.server(b"1\0\0\0\x04");
+        let mut end = Vec::new();
+        ready(&mut end, b'I');
+        rig.server(&end);
+    }
+    let passed = rig.take_server().len() / (15 << 20);
+    assert_eq!(passed, 4, "that many fit into 64 MiB");
+}

@@ -7,7 +7,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use lockgate_bridge::{Inbox, Wake, mailbox};
-use lockgate_recording::{Record, Recovery, SeriesStart, SEGMENT_BYTES_MIN, SessionId, create_segment, verify};
+use lockgate_recording::{
+    Record, Recovery, SEGMENT_BYTES_MIN, SeriesStart, SessionId, create_segment, verify,
+};
 use lockgate_ring::{ConnId, Event, Lease, ListenerId, Wait, Waker};
 
 use super::*;

@@ -9,7 +9,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use lockgate_bridge::snapshot::{Admission, Destination, DestinationTls};
-use lockgate_bridge::{Counters, Ending, LateWake, ListenerSettings, Notice, Order, Outlet, Settings, Snapshot, Wake, mailbox};
+use lockgate_bridge::{
+    Counters, Ending, LateWake, ListenerSettings, Notice, Order, Outlet, Settings, Snapshot, Wake, mailbox,
+};
 use lockgate_lane::{
     Identity, ListenerAuth, ListenerRules, ListenerTls, Standing, Target, TargetTls, Verifier,
 };

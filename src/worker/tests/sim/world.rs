@@ -128,7 +128,6 @@ impl Shared {
             Outcome::Cut(_) => self.tally.cut += 1,
             Outcome::Left => self.tally.left += 1,
             Outcome::GaveUp => self.tally.gave_up += 1,
-            Outcome::Running => {}
         }
         let well = match (manner, &outcome) {
             (Manner::Raves, _) => true,
