@@ -897,11 +897,12 @@ fn a_client_waits_when_much_is_unanswered_and_the_server_is_asked_to_answer() {
         rig.client(&parse("", &format!("SELECT '{long}{number}'")));
     }
     let sent = rig.take_server();
-    let kinds: String = show(&sent).iter().map(|message| &message[..1]).collect();
+    let kinds: String = show(&sent).iter().filter_map(|message| message.chars().next()).collect();
     assert_eq!(kinds, "PPPPH", "four of 8 MiB are enough, and the fifth waits");
     assert!(rig.lane.blocked(Side::Client));
     rig.server(b"1\0\0\0\x04");
-    let kinds: String = show(&rig.take_server()).iter().map(|message| &message[..1]).collect();
+    let kinds: String =
+        show(&rig.take_server()).iter().filter_map(|message| message.chars().next()).collect();
     assert_eq!(kinds, "PH", "one is answered, one goes on");
     for _ in 0..11 {
         rig.server(b"1\0\0\0\x04");
