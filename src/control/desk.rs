@@ -75,7 +75,10 @@ pub(crate) fn spawn(
         host: setup.host,
         reloading: None,
         reload_waiters: Vec::new(),
+        reload_due: false,
         hand_over: HandOver::No,
+        announced: false,
+        end_due: false,
         run: Arc::new(RunFolder::open(&setup.run)?),
         lock: Some(setup.lock),
         admin: None,
@@ -126,7 +129,13 @@ pub(crate) struct Desk {
     pub reloading: Option<Reloading>,
     /// Who waits for the end of a reload.
     pub reload_waiters: Vec<Reply>,
+    /// A reload was asked for while another process was to take over.
+    pub reload_due: bool,
     pub hand_over: HandOver,
+    /// This process has said that it serves.
+    pub announced: bool,
+    /// The end was asked for while another process was to take over.
+    pub end_due: bool,
     pub run: Arc<RunFolder>,
     /// The data folder's.
     pub lock: Option<File>,
@@ -326,15 +335,19 @@ impl Desk {
             Event::Open { doors, admin, done } => self.open(doors, admin, done),
             Event::Announce { predecessor, done } => self.announce(predecessor, done),
             Event::Announced { done } => {
-                self.notifier.say("READY=1\nSTATUS=serving");
+                if self.shutdown == Shutdown::No {
+                    self.notifier.say("READY=1\nSTATUS=serving");
+                }
                 let _ = done.send(Ok(()));
+                if std::mem::take(&mut self.reload_due) {
+                    self.reload("asked before this process served");
+                }
             }
             Event::TakeOver { reply } => drop(reply.send(self.give())),
             Event::Rest { done } => self.rest(done),
             Event::NotHandedOver { reason } => self.not_handed_over(&reason),
             Event::HandedOver { pid, done } => {
-                self.handed_over(pid);
-                let _ = done.send(());
+                let _ = done.send(self.handed_over(pid));
             }
             Event::SuccessorFailed { error } => {
                 error!(error, "no process could be started to take over; this one goes on");
@@ -459,12 +472,20 @@ impl Desk {
     fn end(&mut self, why: &str) {
         info!(signal = why, "asked to end");
         match self.shutdown {
-            Shutdown::No | Shutdown::HandedOver => self.drain(),
-            Shutdown::Draining | Shutdown::Stopping => self.stop(),
+            // Whoever ends one gateway to have another sees no gap between the two.
+            Shutdown::No if self.is_handing_over() && !self.end_due => {
+                self.end_due = true;
+                info!(
+                    "another process is about to take over: draining when it has, or has failed to; a second signal cuts"
+                );
+            }
+            Shutdown::No if !self.end_due => self.drain(),
+            Shutdown::HandedOver => self.drain(),
+            _ => self.stop(),
         }
     }
 
-    fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         if self.shutdown >= Shutdown::Draining {
             return;
         }
@@ -476,6 +497,10 @@ impl Desk {
             seconds = self.drain_timeout.as_secs(),
             "draining: no new clients; a second signal cuts what is left"
         );
+        if !self.is_handing_over() {
+            // Who comes now is refused: nobody will ever accept.
+            self.doors.clear();
+        }
         self.tell_all(|| Order::Drain { deadline_ns, ending: Ending::WhenIdle });
     }
 
@@ -489,6 +514,7 @@ impl Desk {
         self.status.state().draining = true;
         self.notifier.say("STOPPING=1\nSTATUS=stopping: sessions are cut");
         info!("stopping: cutting every session");
+        self.doors.clear();
         self.tell_all(|| Order::Stop);
     }
 

@@ -198,8 +198,8 @@ enum Event {
     Rest { done: Reply },
     /// The process that was to take over does not, and why.
     NotHandedOver { reason: String },
-    /// The process of this id has taken over.
-    HandedOver { pid: u32, done: Reply },
+    /// The process of this id has taken over; whether it is to reload is the answer.
+    HandedOver { pid: u32, done: oneshot::Sender<bool> },
     /// A process could not be started to take over.
     SuccessorFailed { error: String },
     /// Another process asks to cancel.
@@ -247,7 +247,7 @@ pub fn start(setup: Setup) -> io::Result<(Control, Arc<Snapshot>)> {
 const WORKERS_MAX: Duration = Duration::from_secs(30);
 
 impl Control {
-    /// Waits until every worker judges.
+    /// Waits until every worker judges, or until the gateway is told to end.
     ///
     /// # Errors
     /// One has failed, or takes too long; which and why.
@@ -271,6 +271,11 @@ impl Control {
                 _ => std::thread::sleep(Duration::from_millis(2)),
             }
         }
+    }
+
+    /// It has been told to end.
+    pub fn is_ending(&self) -> bool {
+        self.status.state().draining
     }
 
     /// Accepts clients on these doors, and answers on the admin port. Returns when the workers have begun to.

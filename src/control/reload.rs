@@ -81,9 +81,15 @@ impl Desk {
     /// Begins a reload, or notes that another one is due.
     pub(crate) fn reload(&mut self, why: &str) {
         info!(why, "reloading");
-        if self.is_handing_over() || self.shutdown == Shutdown::Stopping {
+        if self.shutdown == Shutdown::Stopping {
             self.reload_waiters.clear();
-            return warn!("not reloaded: a hand-over is under way, or the end; reload again afterwards");
+            return warn!("not reloaded: every session is being cut");
+        }
+        if self.is_handing_over() || !self.announced {
+            self.reload_due = true;
+            return info!(
+                "a process is about to take over: the reload comes when it serves, or has failed to"
+            );
         }
         if let Some(reloading) = &mut self.reloading {
             reloading.again = true;
@@ -115,7 +121,8 @@ impl Desk {
                 state.reloads.refused += 1;
                 state.reloads.mistakes = Some(count);
                 drop(state);
-                self.reload_ended(&format!("the last reload was refused for {count} mistakes; see the log"));
+                let mistakes = if count == 1 { "a mistake" } else { "mistakes" };
+                self.reload_ended(&format!("the last reload was refused for {mistakes}; see the log"));
             }
         }
     }

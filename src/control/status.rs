@@ -22,8 +22,8 @@ pub(crate) struct State {
     /// It shuts down, or another process serves.
     pub draining: bool,
     pub reloads: Reloads,
-    /// When the desk last looked after the workers.
-    pub looked_after: Instant,
+    /// When the desk last looked after the workers; `None` before it has begun to.
+    pub looked_after: Option<Instant>,
     /// Processes of this gateway that have handed over and still have sessions.
     pub predecessors: Vec<u32>,
     pub workers: Vec<WorkerState>,
@@ -92,7 +92,7 @@ impl Status {
             published: Instant::now(),
             draining: false,
             reloads: Reloads::default(),
-            looked_after: Instant::now(),
+            looked_after: None,
             predecessors: Vec::new(),
             workers: vec![WorkerState::default(); workers],
             targets: targets.collect(),
@@ -153,7 +153,8 @@ impl State {
     /// What is broken so that only a new process mends it; empty while all is well.
     pub(crate) fn ailments(&self, now: Instant) -> Vec<Reason> {
         let mut reasons = Vec::new();
-        let asleep = now.saturating_duration_since(self.looked_after);
+        let looked_after = self.looked_after.unwrap_or(now);
+        let asleep = now.saturating_duration_since(looked_after);
         if asleep > TURN_MAX {
             let text = format!("control has not turned for {} s", asleep.as_secs());
             reasons.push(reason("gateway", "", &text));
