@@ -5,6 +5,7 @@
 
 pub mod counters;
 pub mod mailbox;
+pub mod seats;
 pub mod snapshot;
 
 use std::fmt;
@@ -15,7 +16,8 @@ use lockgate_lane::{CancelRequest, SaltRequest};
 
 pub use counters::Counters;
 pub use mailbox::{Inbox, LateWake, Outlet, Wake, mailbox};
-pub use snapshot::{Admission, Destination, DestinationTls, Snapshot};
+pub use seats::Seats;
+pub use snapshot::{Admission, Destination, DestinationTls, Place, Queue, SessionsMax, Snapshot};
 
 /// What a worker is told, by control or by another worker.
 #[derive(Debug)]
@@ -58,6 +60,8 @@ pub enum Order {
         /// The salted password.
         key: SaltedKey,
     },
+    /// A seat has become free that somebody on this worker has waited for longest.
+    SeatFree,
     /// Accept no more; end sessions when they are idle, all of them at `deadline_ns`.
     Drain {
         /// Monotonic, counted from the process' start as all times of a worker.

@@ -16,6 +16,7 @@
 //! ```
 
 mod answers;
+mod attempts;
 mod commands;
 mod connect;
 mod expect;
@@ -76,6 +77,10 @@ struct Core {
     bytes_out: u64,
     rows: u64,
     commands: u64,
+    /// Attempts to reach the target so far.
+    dials: u32,
+    /// The client has been sent the beginning of a message and not its end: nothing else may follow.
+    client_mid_message: bool,
     /// The user and database of the start-up packet.
     claimed: Option<(String, String)>,
     /// SessionOpened was recorded, so SessionClosed is due.
@@ -118,6 +123,8 @@ impl Lane {
                 bytes_out: 0,
                 rows: 0,
                 commands: 0,
+                dials: 0,
+                client_mid_message: false,
                 claimed: None,
                 recorded: false,
             },
@@ -150,9 +157,16 @@ impl Lane {
         let phase = std::mem::replace(&mut self.phase, Phase::Closed);
         let next = match (phase, answer) {
             (Phase::Claim(claim), Answer::Login(login)) => claim.answered(login, &mut self.core, &mut turn),
-            (Phase::Prove(prove), Answer::Salted { key }) => prove.salted(&key, &mut self.core, &mut turn),
-            (Phase::Connect(connect), Answer::Salted { key }) => connect.salted(&key, &mut turn),
-            (Phase::Connect(connect), Answer::Dialed(result)) => connect.dialed(result, &mut turn),
+            (Phase::Prove(prove), Answer::Salted { key, .. }) => prove.salted(&key, &mut self.core, &mut turn),
+            (Phase::Connect(connect), Answer::Salted { number, key }) => {
+                connect.salted(number, &key, &self.core, &mut turn)
+            }
+            (Phase::Connect(connect), Answer::Seated(result)) => {
+                connect.seated(result, &mut self.core, turn.out)
+            }
+            (Phase::Connect(connect), Answer::Dialed(dialed)) => {
+                connect.dialed(dialed, &mut self.core, &mut turn)
+            }
             (Phase::Connect(connect), Answer::TlsReady { end_point }) => {
                 connect.tls_ready(end_point, &mut turn)
             }
@@ -175,18 +189,29 @@ impl Lane {
         if matches!(self.phase, Phase::Closed) {
             return;
         }
-        let trouble = match (side, &self.phase) {
+        let trouble = match (side, &mut self.phase) {
             (Side::Client, _) => Trouble::ClientGone { error: error.to_owned() },
             (Side::Server, Phase::Session(session)) if session.server_said_goodbye() => Trouble::ServerEnded,
+            (Side::Server, Phase::Connect(_)) => return self.server_lost(error, out),
             (Side::Server, _) => Trouble::ServerGone { error: error.to_owned() },
         };
         self.end(&trouble, now, out);
     }
 
+    /// The connection to one of the target's addresses is lost before the session stands.
+    fn server_lost(&mut self, error: &str, out: &mut Outbox) {
+        self.phase = match std::mem::replace(&mut self.phase, Phase::Closed) {
+            Phase::Connect(connect) => connect.lost(error, &mut self.core, out),
+            other => other,
+        };
+        self.from_server = Inbound::default();
+    }
+
     /// See [`crate::Lane::deadline_ns`].
     pub fn deadline_ns(&self) -> Option<u64> {
         match self.phase {
-            Phase::Session(_) | Phase::Closed => None,
+            // Limits of their own hold for the wait for a seat and for each address; the worker has them.
+            Phase::Connect(_) | Phase::Session(_) | Phase::Closed => None,
             _ => Some(self.core.opened.monotonic_ns.saturating_add(self.core.limits.login_ns_max)),
         }
     }
@@ -194,8 +219,7 @@ impl Lane {
     /// See [`crate::Lane::expire`].
     pub fn expire(&mut self, now: Time, out: &mut Outbox) {
         if self.deadline_ns().is_some_and(|deadline| deadline <= now.monotonic_ns) {
-            let waiting_for_server = matches!(self.phase, Phase::Connect(_));
-            self.end(&Trouble::LoginTimeout { waiting_for_server }, now, out);
+            self.end(&Trouble::LoginTimeout, now, out);
         }
     }
 
@@ -260,7 +284,10 @@ impl Lane {
                 Phase::Session(mut session) => match session.client_step(bytes, origin, &mut self.core, turn)
                 {
                     Ok(step) => (Ok(Phase::Session(session)), step),
-                    Err(trouble) => (Err(trouble), Step::Blocked),
+                    Err(trouble) => {
+                        session.abandon(&trouble, &mut self.core, turn.now, turn.out);
+                        (Err(trouble), Step::Blocked)
+                    }
                 },
                 waiting @ (Phase::Claim(_) | Phase::Connect(_)) => (Ok(waiting), Step::Blocked),
                 Phase::Closed => (Ok(Phase::Closed), Step::Consumed(bytes.len())),
@@ -276,19 +303,28 @@ impl Lane {
 
     fn drive_server(&mut self, input: &[u8], turn: &mut Turn<'_>) {
         let mut inbound = std::mem::take(&mut self.from_server);
+        let dials = self.core.dials;
         inbound.drive(input, |bytes, origin| {
+            if self.core.dials != dials {
+                // Of a server that has been given up.
+                return Step::Consumed(bytes.len());
+            }
             let phase = std::mem::replace(&mut self.phase, Phase::Closed);
             let (next, step) = match phase {
                 Phase::Connect(connect) => connect.step(bytes, &mut self.core, turn),
                 Phase::Session(mut session) => match session.server_step(bytes, origin, &mut self.core, turn)
                 {
                     Ok(step) => (Ok(Phase::Session(session)), step),
-                    Err(trouble) => (Err(trouble), Step::Blocked),
+                    Err(trouble) => {
+                        session.abandon(&trouble, &mut self.core, turn.now, turn.out);
+                        (Err(trouble), Step::Blocked)
+                    }
                 },
                 other => (Ok(other), Step::Consumed(bytes.len())),
             };
             self.enter(next, turn);
-            if matches!(self.phase, Phase::Closed) { Step::Consumed(bytes.len()) } else { step }
+            let over = matches!(self.phase, Phase::Closed) || self.core.dials != dials;
+            if over { Step::Consumed(bytes.len()) } else { step }
         });
         self.from_server = inbound;
     }
@@ -302,16 +338,19 @@ impl Lane {
 
     /// Ends from outside of a step.
     fn end(&mut self, trouble: &Trouble, now: Time, out: &mut Outbox) {
-        if matches!(self.phase, Phase::Closed) {
-            return;
+        match std::mem::replace(&mut self.phase, Phase::Closed) {
+            Phase::Closed => return,
+            Phase::Session(mut session) => session.abandon(trouble, &mut self.core, now, out),
+            _ => {}
         }
-        self.phase = Phase::Closed;
         self.finish(trouble, now, out);
     }
 
     /// Tells the client what it can be told, records the end and closes both sides. The phase is closed already.
     fn finish(&mut self, trouble: &Trouble, now: Time, out: &mut Outbox) {
-        trouble.tell_client(out);
+        if !self.core.client_mid_message {
+            trouble.tell_client(out);
+        }
         let (fault, reason) = (trouble.fault(), trouble.reason());
         let core = &self.core;
         if core.recorded {

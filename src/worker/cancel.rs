@@ -12,7 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use lockgate_bridge::{DestinationTls, Order};
-use lockgate_lane::{CancelRequest, Side};
+use lockgate_lane::{Answer, CancelRequest, Side};
 use lockgate_ring::{ConnId, Driver, Lease};
 
 use crate::keys::worker_of;
@@ -112,8 +112,12 @@ impl<D: Driver> Worker<D> {
                 Job::Cancel { session, client, requester } => self.cancel_session(session, client, requester),
                 Job::Unrecorded { session } => self.end_unrecorded(session),
                 Job::Adopt { session } => self.adopt_one(session),
-                Job::Broken { session, side, error } => {
-                    self.lane_closed(session, side, &format!("TLS: {error}"))
+                Job::Seated { session } => self.answer(session, Answer::Seated(Ok(()))),
+                Job::Broken { session, side, conn, error } => {
+                    let now = self.sessions.get(session).and_then(|session| session.legs[side].conn);
+                    if now == conn {
+                        self.lane_closed(session, side, &format!("TLS: {error}"));
+                    }
                 }
             }
         }
@@ -156,8 +160,9 @@ impl<D: Driver> Worker<D> {
     pub(crate) fn cancel_upstream(&mut self, key: Key, process_id: u32, secret: &[u8]) {
         let requester = self.requester.take();
         let upstream = self.sessions.get(key).and_then(|session| session.upstream.as_ref());
-        let address = upstream.and_then(|upstream| upstream.address);
-        let destination = upstream.and_then(|upstream| upstream.tls.clone());
+        let place = upstream.and_then(|upstream| upstream.place());
+        let address = place.map(|place| place.address);
+        let destination = place.and_then(|place| place.tls.clone());
         let dialed =
             address.ok_or_else(|| io::Error::other("no connection")).and_then(|at| self.ring.dial(at));
         let conn = match dialed {

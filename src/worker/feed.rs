@@ -66,6 +66,7 @@ impl<D: Driver> Worker<D> {
 
     /// Tells the lane what TLS found, in the order in which it happened.
     pub(crate) fn tls_progress(&mut self, key: Key, side: Side, progress: Progress, plain: &mut [u8]) {
+        let conn = self.sessions.get(key).and_then(|session| session.legs[side].conn);
         match side {
             Side::Server if progress.established => self.server_tls_ready(key),
             Side::Client if progress.established && !self.names_its_protocol(key) => {
@@ -79,6 +80,10 @@ impl<D: Driver> Worker<D> {
         }
         if !plain.is_empty() {
             self.receive_plain(key, side, plain);
+        }
+        if self.sessions.get(key).and_then(|session| session.legs[side].conn) != conn {
+            // The lane has gone on to another server: the rest of this one is nobody's business.
+            return;
         }
         if let Some(error) = progress.error {
             self.lane_closed(key, side, &format!("TLS: {error}"));
@@ -220,6 +225,8 @@ impl<D: Driver> Worker<D> {
             leg.conn = None;
             leg.tls = None;
         }
+        self.unseat(key);
+        let Some(session) = self.sessions.get_mut(key) else { return };
         if session.is_gone() {
             self.forget(key);
             self.sessions.remove(key);
@@ -233,7 +240,7 @@ impl<D: Driver> Worker<D> {
         if session.stage == Stage::Arriving || session.stage == Stage::Cancelling {
             self.admission.leave(session.client.ip());
         }
-        if session.stage == Stage::Arriving {
+        if session.stage == Stage::Arriving || session.stage == Stage::Admitted {
             self.counters.sessions_failed.add(1);
         }
         session.stage = Stage::Over;
@@ -242,6 +249,7 @@ impl<D: Driver> Worker<D> {
         if let Some(process_id) = session.registered.take() {
             self.keys.forget(process_id, key);
         }
+        self.unseat(key);
     }
 
     /// Closes whatever connections the session still has, at once.

@@ -2,8 +2,8 @@
 //! passes between a client and a target but through a lane, and no command before its record is as safe as
 //! configured.
 //!
-//! A [`run`] owns everything it touches: it shares no memory with another worker, takes no lock, and meets control
-//! and its peers in mailboxes only. What it does is one loop (`turn.rs`):
+//! A [`run`] owns everything it touches: it shares no memory with another worker but the counters of
+//! [`lockgate_bridge::Seats`], takes no lock, and meets control and its peers in mailboxes only. What it does is one loop (`turn.rs`):
 //!
 //! ```text
 //!   reap the ring ─► take orders ─► feed lanes, carry out their actions ─► due timers ─► commit the recording
@@ -25,6 +25,7 @@ mod mail;
 mod orders;
 mod recorder;
 mod salts;
+mod seating;
 mod send;
 mod session;
 mod table;
@@ -98,7 +99,7 @@ pub struct Limits {
     pub unauthenticated_max: u32,
     /// Most of those from one address (one /64 with IPv6).
     pub unauthenticated_per_address_max: u32,
-    /// How long connecting to one address of a target may take, TLS included, in nanoseconds.
+    /// How long one address of a target may take until the session stands, in nanoseconds.
     pub connect_ns_max: u64,
     /// How long a cancel request may take to be delivered, in nanoseconds.
     pub cancel_ns_max: u64,

@@ -37,10 +37,11 @@ impl<D: Driver> Worker<D> {
                 }
             }
             Order::Salted { ticket, key } => {
-                for session in self.salts.answered(ticket, key.0) {
-                    self.answer(session, Answer::Salted { key: key.0 });
+                for (session, number) in self.salts.answered(ticket, key.0) {
+                    self.answer(session, Answer::Salted { number, key: key.0 });
                 }
             }
+            Order::SeatFree => self.fill_seats(),
             Order::Drain { deadline_ns } => self.drain(deadline_ns),
             Order::Stop => self.stop(),
         }
@@ -54,6 +55,8 @@ impl<D: Driver> Worker<D> {
         for key in self.all() {
             self.adopt_one(key);
         }
+        // Limits may be others now.
+        self.fill_seats();
     }
 
     /// Gives one session its place in the snapshot; a session without one ends.

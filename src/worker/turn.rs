@@ -18,6 +18,7 @@ use crate::keys::Keys;
 use crate::mail::Mail;
 use crate::recorder::{Recorder, Turn};
 use crate::salts::Salts;
+use crate::seating::Seating;
 use crate::session::{Job, Owner, Owners, Session};
 use crate::table::{Key, Table};
 use crate::timers::{Timer, Timers};
@@ -57,6 +58,7 @@ pub(crate) struct Worker<D: Driver> {
     pub couriers: Table<Courier>,
     pub owners: Owners,
     pub admission: Admission,
+    pub seating: Seating,
     pub keys: Keys,
     pub salts: Salts,
     pub timers: Timers,
@@ -198,6 +200,7 @@ impl<D: Driver> Worker<D> {
             couriers: Table::new(),
             owners: Owners::default(),
             admission: Admission::new(setup.limits),
+            seating: Seating::default(),
             keys: Keys::default(),
             salts: Salts::default(),
             timers: Timers::default(),
@@ -352,6 +355,8 @@ impl<D: Driver> Worker<D> {
             match timer {
                 Timer::Lane(key) => self.lane_deadline(key),
                 Timer::Connect(key) => self.connect_deadline(key),
+                Timer::Seat(key) => self.seat_deadline(key),
+                Timer::Seats => self.seats_again(),
                 Timer::Cancel(key) => self.cancel_deadline(key),
                 Timer::Courier(key) => self.courier_over(key, Some("it took too long")),
                 Timer::Drain => self.drain_deadline(),

@@ -7,7 +7,7 @@ use lockgate_codecs::postgres::{backend, frame, startup, write};
 use lockgate_facts::postgres::Catalog;
 
 use crate::rig::{MASKED_TABLE, PASSWORD, Rig, Settings, ready, server_welcome};
-use crate::{Answer, Limits, ListenerAuth, ListenerRules, ListenerTls, Side, TargetTls};
+use crate::{Answer, Dialed, Limits, ListenerAuth, ListenerRules, ListenerTls, Side, TargetTls};
 
 const READ_ONLY: &str = "policy p for group \"g\" on target \"t\" { allow transaction allow set on * }";
 
@@ -825,8 +825,8 @@ fn a_server_that_dies_is_told_to_the_client() {
 #[test]
 fn an_unasked_answer_changes_nothing() {
     let mut rig = standing(&Settings::default());
-    rig.answer(Answer::Dialed(Err(String::from("late"))));
-    rig.answer(Answer::Salted { key: [0; 32] });
+    rig.answer(Answer::Dialed(Dialed::Exhausted));
+    rig.answer(Answer::Salted { number: 0, key: [0; 32] });
     assert!(rig.closed.is_none());
     rig.client(&query("SELECT 1"));
     assert_eq!(show(&rig.take_server()), [r"Q SELECT 1\x00"]);
