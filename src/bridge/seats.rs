@@ -77,7 +77,8 @@ impl Seats {
             return None;
         }
         let fronts = self.fronts.iter().map(|front| front.load(Ordering::SeqCst));
-        let (worker, _) = fronts.enumerate().filter(|(_, ticket)| *ticket != NOBODY).min_by_key(|(_, ticket)| *ticket)?;
+        let (worker, _) =
+            fronts.enumerate().filter(|(_, ticket)| *ticket != NOBODY).min_by_key(|(_, ticket)| *ticket)?;
         u32::try_from(worker).ok()
     }
 }

@@ -5,23 +5,21 @@ use std::time::Duration;
 
 use lockgate_facts::postgres::Catalog;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-use tokio_postgres::config::SslMode;
-use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, Socket};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::{Event, TargetSetup, text};
+use crate::{Event, TargetSetup, attach, text};
 
 /// Time between two looks at the fingerprint: what changes behind the gateway's back is found within it.
 const POLL: Duration = Duration::from_secs(1);
-/// Time that connecting, or one reading of the catalog, gets.
+/// Time that one reading of the catalog gets.
 const EXCHANGE_MAX: Duration = Duration::from_secs(30);
+/// Time that a look at the fingerprint gets.
+const LOOK_MAX: Duration = Duration::from_secs(10);
 /// First pause after a failure; it doubles.
-const PAUSE_MIN: Duration = Duration::from_millis(500);
-/// Longest pause after a failure.
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Longest pause after a failure: how late it may be found that the target is back.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Most bytes of one catalog's rows: some hundred thousand relations.
 const CATALOG_BYTES_MAX: usize = 512 << 20;
 
@@ -91,16 +89,19 @@ struct Watch {
 impl Watch {
     /// One connection, for as long as it lasts.
     async fn connection(&mut self) -> Result<(), Stop> {
-        let connection = in_time("connecting", connect(&self.setup)).await?;
+        let connection =
+            attach::connect(&self.setup).await.map_err(|error| format!("connecting failed: {error}"))?;
         let client = &connection.client;
-        in_time("setting up", prepare(client, &self.setup.target.user)).await?;
+        in_time("setting up", LOOK_MAX, prepare(client, &self.setup.target.user)).await?;
         loop {
-            let now = in_time("looking for changes", fingerprint(client)).await?;
+            in_time("looking at the server", LOOK_MAX, attach::still_suits(client, self.setup.target.attrs))
+                .await?;
+            let now = in_time("looking for changes", LOOK_MAX, fingerprint(client)).await?;
             let event = if self.fingerprint.as_ref() == Some(&now) {
                 Event::CatalogConfirmed { target: self.target }
             } else {
                 let (fingerprint, read) =
-                    in_time("reading the catalog", read(client, self.version + 1)).await?;
+                    in_time("reading the catalog", EXCHANGE_MAX, read(client, self.version + 1)).await?;
                 self.version += 1;
                 self.fingerprint = Some(fingerprint);
                 Event::Catalog { target: self.target, read }
@@ -111,70 +112,15 @@ impl Watch {
     }
 }
 
-async fn in_time<T>(doing: &str, what: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    match timeout(EXCHANGE_MAX, what).await {
+async fn in_time<T>(
+    doing: &str,
+    max: Duration,
+    what: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    match timeout(max, what).await {
         Ok(result) => result.map_err(|error| format!("{doing} failed: {error}")),
-        Err(_) => Err(format!("{doing} took longer than {} s", EXCHANGE_MAX.as_secs())),
+        Err(_) => Err(format!("{doing} took longer than {} s", max.as_secs())),
     }
-}
-
-/// A connection and the task that drives it, which ends with it.
-struct Connection {
-    client: Client,
-    driver: JoinHandle<()>,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
-}
-
-async fn connect(setup: &TargetSetup) -> Result<Connection, String> {
-    let mut config = Config::new();
-    config
-        .host(&setup.host)
-        .port(setup.port)
-        .dbname(&setup.target.database)
-        .user(&setup.catalog.user)
-        .application_name("lockgate catalog")
-        .connect_timeout(EXCHANGE_MAX);
-    if let Some(password) = &setup.catalog.password {
-        config.password(password.expose());
-    }
-    match &setup.tls {
-        None => connect_with(&config, NoTls).await,
-        Some(tls) => {
-            // Never `prefer`: the rest of the mode is the verifier's.
-            config.ssl_mode(SslMode::Require);
-            connect_with(&config, MakeRustlsConnect::new((*tls.config).clone())).await
-        }
-    }
-}
-
-async fn connect_with<T>(config: &Config, tls: T) -> Result<Connection, String>
-where
-    T: MakeTlsConnect<Socket>,
-    T::Stream: Send + 'static,
-    T::TlsConnect: Send,
-    <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
-{
-    let (client, connection) =
-        config.connect(tls).await.map_err(|error| with_help(text::with_causes(&error)))?;
-    // What fails here fails the client's next query too, with the reason.
-    let driver = tokio::spawn(async move {
-        let _ = connection.await;
-    });
-    Ok(Connection { client, driver })
-}
-
-fn with_help(error: String) -> String {
-    if !error.contains("invalid peer certificate") {
-        return error;
-    }
-    format!(
-        "{error}; the target's `address` must be a name in its certificate, and `ca` name the authority (or that very certificate)"
-    )
 }
 
 /// The connection can not write. `lockgate.role` says whose search path counts, where another account reads.

@@ -38,10 +38,12 @@ pub(crate) fn spawn(
     let status = Status::new(setup.workers.len(), names);
     for (index, target) in setup.targets.iter().enumerate() {
         tokio::spawn(catalog::watch(index, target.clone(), events.clone()));
-        match resolve::literal(&target.host, target.port) {
-            Some(_) => status.target(index, |target| target.addresses = 1),
-            None => {
-                tokio::spawn(resolve::watch(index, target.host.clone(), target.port, events.clone()));
+        for (place, host) in target.hosts.iter().enumerate() {
+            match resolve::literal(&host.name, host.port) {
+                Some(_) => status.target(index, |target| target.resolved(place, 1)),
+                None => {
+                    tokio::spawn(resolve::watch(index, place, host.name.clone(), host.port, events.clone()));
+                }
             }
         }
     }
@@ -59,7 +61,7 @@ pub(crate) fn spawn(
     let decoy_key = identity::random().map_err(random)?;
     let desk = Desk {
         waiting: (0..setup.targets.len()).collect(),
-        publisher: Publisher::new(users, setup.policies, setup.targets, decoy_key),
+        publisher: Publisher::new(users, setup.policies, setup.targets, decoy_key, setup.workers.len()),
         workers: setup.workers.into_iter().map(Post::new).collect(),
         status,
         place: Arc::new(Place { root: setup.recordings, segment_bytes: setup.segment_bytes }),
@@ -219,18 +221,15 @@ impl Desk {
                     state.catalog_failure = Some(error);
                 });
             }
-            Event::Addresses { target, addresses } => {
-                self.status.target(target, |state| {
-                    state.addresses = addresses.len();
-                    state.address_failure = None;
-                });
-                self.publisher.addresses(target, addresses);
+            Event::Addresses { target, host, addresses } => {
+                self.status.target(target, |state| state.resolved(host, addresses.len()));
+                self.publisher.addresses(target, host, addresses);
             }
-            Event::AddressesFailed { target, error } => self.status.target(target, |state| {
-                if state.address_failure.as_ref() != Some(&error) {
+            Event::AddressesFailed { target, host, error } => self.status.target(target, |state| {
+                if state.address_failures.get(&host) != Some(&error) {
                     warn!(target = %state.name, %error, "the target's addresses stay as they were; trying again");
                 }
-                state.address_failure = Some(error);
+                state.address_failures.insert(host, error);
             }),
             Event::Answer { worker, order } => self.answer(worker, order),
             Event::Recording { worker, failure } => self.recording(worker, failure),

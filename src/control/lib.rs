@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod attach;
 mod catalog;
 mod desk;
 mod identity;
@@ -29,7 +30,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lockgate_bridge::{Counters, DestinationTls, Inbox, Notice, Order, Outlet, Snapshot, Wake};
+use lockgate_bridge::{
+    Counters, DestinationTls, Inbox, Notice, Order, Outlet, Queue, SessionsMax, Snapshot, Wake,
+};
 use lockgate_lane::{Identity, Secret, Target};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -74,14 +77,25 @@ pub struct Setup {
 pub struct TargetSetup {
     /// What lanes need of it.
     pub target: Arc<Target>,
-    /// Host of its address, without brackets.
-    pub host: String,
-    /// Port of its address.
+    /// Where it may be, in the order in which it is tried.
+    pub hosts: Vec<Host>,
+    /// Who reads its catalog.
+    pub catalog: Account,
+    /// How many sessions it may have.
+    pub sessions_max: SessionsMax,
+    /// Who may wait for one of them to end.
+    pub queue: Queue,
+}
+
+/// One of a target's hosts.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Its name or IP address, without brackets.
+    pub name: String,
+    /// Its port.
     pub port: u16,
     /// How TLS to it is begun; `None` exactly for `TargetTls::Disable`.
     pub tls: Option<DestinationTls>,
-    /// Who reads its catalog.
-    pub catalog: Account,
 }
 
 /// An account on a target.
@@ -100,6 +114,8 @@ pub struct UserSetup {
     pub identity: Arc<Identity>,
     /// What proves it.
     pub password: Secret,
+    /// How many sessions it may have.
+    pub sessions_max: SessionsMax,
 }
 
 /// One worker as control sees it.
@@ -143,10 +159,10 @@ enum Event {
     CatalogConfirmed { target: usize },
     /// A target's catalog cannot be read.
     CatalogFailed { target: usize, error: String },
-    /// A target's name was resolved.
-    Addresses { target: usize, addresses: Vec<std::net::SocketAddr> },
-    /// A target's name cannot be resolved.
-    AddressesFailed { target: usize, error: String },
+    /// The name of one of a target's hosts was resolved.
+    Addresses { target: usize, host: usize, addresses: Vec<std::net::SocketAddr> },
+    /// The name of one of a target's hosts cannot be resolved.
+    AddressesFailed { target: usize, host: usize, error: String },
     /// A worker's question was answered.
     Answer { worker: u32, order: Order },
     /// Whether a worker has files to record into.

@@ -157,7 +157,9 @@ impl Lane {
         let phase = std::mem::replace(&mut self.phase, Phase::Closed);
         let next = match (phase, answer) {
             (Phase::Claim(claim), Answer::Login(login)) => claim.answered(login, &mut self.core, &mut turn),
-            (Phase::Prove(prove), Answer::Salted { key, .. }) => prove.salted(&key, &mut self.core, &mut turn),
+            (Phase::Prove(prove), Answer::Salted { key, .. }) => {
+                prove.salted(&key, &mut self.core, &mut turn)
+            }
             (Phase::Connect(connect), Answer::Salted { number, key }) => {
                 connect.salted(number, &key, &self.core, &mut turn)
             }

@@ -11,7 +11,8 @@ use lockgate_recording::{SessionId, Time};
 
 use crate::{
     Action, Answer, Dialed, Dialing, Grant, Identity, Judge, Lane, Limits, ListenerAuth, ListenerRules,
-    ListenerTls, LoginAnswer, Opening, Outbox, SaltRequest, SessionAttrs, Side, Standing, Target, TargetTls, Verifier, scram,
+    ListenerTls, LoginAnswer, Opening, Outbox, SaltRequest, SessionAttrs, Side, Standing, Target, TargetTls,
+    Verifier, scram,
 };
 
 /// What the rig's user types.

@@ -4,6 +4,13 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+/// Silence after which a dialed peer is probed, in seconds.
+const KEEPALIVE_IDLE_SECONDS: i32 = 20;
+/// Time between two probes, in seconds.
+const KEEPALIVE_INTERVAL_SECONDS: i32 = 10;
+/// Probes without an answer that mean its end.
+const KEEPALIVE_PROBES: i32 = 3;
+
 /// Keeps the calling thread on one core, counted among those that this process may use.
 ///
 /// # Errors
@@ -108,6 +115,23 @@ pub(crate) fn set_option(fd: RawFd, level: i32, name: i32, value: i32) -> io::Re
     let len = libc::socklen_t::try_from(size_of::<i32>()).unwrap_or(0);
     // SAFETY: the pointer and the length name `value`, which outlives the call.
     check(unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), len) })
+}
+
+/// A dialing socket's options. The kernel's probes find a peer that is gone without a word while nothing is sent to it,
+/// be it that a session idles or that an answer is waited for: within a minute. There is no TCP_USER_TIMEOUT: it would
+/// also end connections to a peer that is alive and takes nothing for a while, as a server does whose COPY waits for a
+/// lock.
+pub(crate) fn dialing_options(fd: RawFd) -> io::Result<()> {
+    for (level, name, value) in [
+        (libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, KEEPALIVE_PROBES),
+    ] {
+        set_option(fd, level, name, value)?;
+    }
+    Ok(())
 }
 
 fn check(result: i32) -> io::Result<()> {

@@ -320,9 +320,8 @@ impl Driver for Ring {
 
     fn dial(&mut self, address: SocketAddr) -> io::Result<ConnId> {
         let stream = TcpStream::from(system::stream_socket(&address)?);
-        stream.set_nodelay(true)?;
-        system::set_option(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
         let fd = stream.as_raw_fd();
+        system::dialing_options(fd)?;
         let id = self.conns.insert(stream, Phase::Dialing)?;
         let token = Token::new(Kind::Connect, id.index, id.generation);
         if !self.kernel.connect(fd, address, token) {

@@ -28,7 +28,8 @@ const AGAIN_NS: u64 = 100_000_000;
 /// A session's place within the limits.
 #[derive(Debug)]
 pub(crate) struct Seat {
-    identity: Arc<Seats>,
+    /// `None`: given back.
+    identity: Option<Arc<Seats>>,
     target: Arc<Seats>,
     /// In line with this ticket; `None`: it has its seat.
     ticket: Option<u64>,
@@ -40,7 +41,7 @@ pub(crate) struct Seat {
 #[derive(Debug, Default)]
 pub(crate) struct Seating {
     lines: Vec<Line>,
-    /// When the earliest look comes up; 0: none is armed.
+    /// The next look by themselves is armed.
     again: bool,
 }
 
@@ -135,7 +136,12 @@ impl<D: Driver> Worker<D> {
             }
         }
         let (identity, target) = (Arc::clone(identity), Arc::clone(target));
-        session.seat = Some(Box::new(Seat { identity, target: Arc::clone(&target), ticket, deadline_ns }));
+        session.seat = Some(Box::new(Seat {
+            identity: Some(identity),
+            target: Arc::clone(&target),
+            ticket,
+            deadline_ns,
+        }));
         if let Some(ticket) = ticket {
             self.seating.join(&name, &target, ticket, key, self.index);
             self.timers.arm(deadline_ns, Timer::Seat(key));
@@ -155,7 +161,8 @@ impl<D: Driver> Worker<D> {
     }
 
     fn fill(&mut self, target: &str, seats: &Arc<Seats>) {
-        let max = self.snapshot.targets.get(target).map_or(u32::MAX, |destination| destination.sessions_max.max);
+        let max =
+            self.snapshot.targets.get(target).map_or(u32::MAX, |destination| destination.sessions_max.max);
         while let Some(worker) = seats.next() {
             if worker != self.index {
                 if seats.taken() < max
@@ -182,7 +189,9 @@ impl<D: Driver> Worker<D> {
         let Some((ticket, key)) = line.and_then(|line| line.waiting.first_key_value()) else { return false };
         let (ticket, key) = (*ticket, *key);
         self.seating.leave(seats, ticket, self.index);
-        let Some(seat) = self.sessions.get_mut(key).and_then(|session| session.seat.as_mut()) else { return false };
+        let Some(seat) = self.sessions.get_mut(key).and_then(|session| session.seat.as_mut()) else {
+            return false;
+        };
         seat.ticket = None;
         self.jobs.push_back(Job::Seated { session: key });
         true
@@ -223,11 +232,16 @@ impl<D: Driver> Worker<D> {
     /// target's when the server has seen its end.
     pub(crate) fn unseat(&mut self, key: Key) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        if session.stage != Stage::Over || session.legs[Side::Server].conn.is_some() {
+        if session.stage != Stage::Over {
+            return;
+        }
+        if let Some(identity) = session.seat.as_mut().and_then(|seat| seat.identity.take()) {
+            identity.free();
+        }
+        if session.legs[Side::Server].conn.is_some() {
             return;
         }
         let Some(seat) = session.seat.take() else { return };
-        seat.identity.free();
         match seat.ticket {
             Some(ticket) => self.seating.leave(&seat.target, ticket, self.index),
             None => seat.target.free(),

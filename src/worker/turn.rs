@@ -268,6 +268,8 @@ impl<D: Driver> Worker<D> {
         recorder.pump(ring, &mut outbox.records, gated, &mut Turn { now: *now, counters, mail });
         self.recorded_len = self.outbox.records.len();
         self.end_if_recording_is_down();
+        // Sessions that ended here made room for others.
+        self.run_jobs();
     }
 
     /// The one place that decides how long the worker sleeps.

@@ -41,7 +41,9 @@ impl<D: Driver> Worker<D> {
         self.hang_up(key);
         if which == Dialing::First {
             self.find_upstream(key);
-        } else if let Some(upstream) = self.sessions.get_mut(key).and_then(|session| session.upstream.as_mut()) {
+        } else if let Some(upstream) =
+            self.sessions.get_mut(key).and_then(|session| session.upstream.as_mut())
+        {
             upstream.current += 1;
         }
         if let Some(dialed) = self.dial_current(key) {
@@ -67,7 +69,8 @@ impl<D: Driver> Worker<D> {
         let grant = session.lane.as_ref().and_then(|lane| lane.grant());
         let destination = grant.and_then(|grant| self.snapshot.targets.get(&grant.target.name));
         let places = destination.map_or_else(|| Arc::from([]), |destination| Arc::clone(&destination.places));
-        session.upstream = Some(Box::new(Upstream { places, current: 0, deadline_ns: None, connected: false }));
+        session.upstream =
+            Some(Box::new(Upstream { places, current: 0, deadline_ns: None, connected: false }));
     }
 
     /// Begins to connect, or says at once why not.

@@ -117,7 +117,9 @@ impl Attempts {
             attrs => attrs,
         };
         let unsaid = |name: &str| {
-            Failure::connection(format!("the server does not report {name}, which target_session_attrs needs"))
+            Failure::connection(format!(
+                "the server does not report {name}, which target_session_attrs needs"
+            ))
         };
         let standby = || posture.in_hot_standby.ok_or_else(|| unsaid("in_hot_standby"));
         let writes = || match (standby()?, posture.default_read_only) {
@@ -185,15 +187,23 @@ mod tests {
                 attempts.failed(failure.clone());
             }
             match attempts.exhausted("t").unwrap_err() {
-                Trouble::TargetRefused { sqlstate, message } => assert_eq!((sqlstate.as_str(), message.as_str()), (code, text)),
-                Trouble::TargetUnreachable { message } => assert_eq!(("08001", message.as_str()), (code, text)),
+                Trouble::TargetRefused { sqlstate, message } => {
+                    assert_eq!((sqlstate.as_str(), message.as_str()), (code, text))
+                }
+                Trouble::TargetUnreachable { message } => {
+                    assert_eq!(("08001", message.as_str()), (code, text))
+                }
                 other => panic!("{other:?}"),
             }
         };
         check(&[], "08001", "target \"t\" cannot be reached: it has no address yet");
         check(&[(1, starting.clone())], "57P03", "the database system is starting up");
         let refused = Failure::connection("Connection refused");
-        check(&[(1, refused.clone())], "08001", "target \"t\" cannot be reached: 127.0.0.1:1: Connection refused");
+        check(
+            &[(1, refused.clone())],
+            "08001",
+            "target \"t\" cannot be reached: 127.0.0.1:1: Connection refused",
+        );
         check(
             &[(1, starting), (2, refused.clone())],
             "57P03",

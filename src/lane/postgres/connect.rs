@@ -255,12 +255,7 @@ impl Connect {
         }
     }
 
-    fn taken(
-        &mut self,
-        bytes: &[u8],
-        core: &Core,
-        turn: &mut Turn<'_>,
-    ) -> Result<(Progress, Step), Setback> {
+    fn taken(&mut self, bytes: &[u8], core: &Core, turn: &mut Turn<'_>) -> Result<(Progress, Step), Setback> {
         match self.attempt.step {
             Stage::TlsAnswer => return Ok((Progress::On, self.tls_answer(bytes, turn)?)),
             Stage::Seating | Stage::Dialing | Stage::TlsHandshake | Stage::Salting(_) => {
@@ -543,8 +538,7 @@ fn denied(wishes: &Wishes, grant: &Grant, ruling: &Ruling, core: &mut Core, turn
 
 /// Another one for each server that is tried, or the second could answer with what the first has said.
 fn nonce(core: &Core) -> Vec<u8> {
-    let mut nonce =
-        core.entropy.get(scram::NONCE_BYTES..scram::NONCE_BYTES * 2).unwrap_or_default().to_vec();
+    let mut nonce = core.entropy.get(scram::NONCE_BYTES..scram::NONCE_BYTES * 2).unwrap_or_default().to_vec();
     for (byte, number) in nonce.iter_mut().zip(core.dials.to_be_bytes()) {
         *byte ^= number;
     }

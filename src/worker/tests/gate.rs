@@ -281,7 +281,8 @@ impl Snapshots {
         }
         let verifier = Arc::new(Verifier::derive(PASSWORD.as_bytes(), vec![7; 16], 4096));
         let tls = self.tls.clone().map(|config| DestinationTls { config, name: name() });
-        let places = self.addresses.iter().map(|address| Place { address: *address, tls: tls.clone() }).collect();
+        let places =
+            self.addresses.iter().map(|address| Place { address: *address, tls: tls.clone() }).collect();
         let destination = Destination {
             target,
             places,
