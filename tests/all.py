@@ -71,6 +71,13 @@ def stages():
         Stage("demo", "./demo --once", [script(HERE / "demo.py", "--once")], needs="release"),
         Stage("drivers", "psycopg 3, psql, pgbench, with and without TLS", [script(HERE / "drivers/run")], needs="release"),
         Stage(
+            "protocol",
+            "random sequences of messages, directly and through",
+            [script(HERE / "protocol/run", "--seeds", 300)],
+            full=[script(HERE / "protocol/run", "--seeds", 10000)],
+            needs="release",
+        ),
+        Stage(
             "regress",
             "PostgreSQL's regression suite",
             [script(HERE / "regress/run", "--sample", "--tls"), script(HERE / "regress/run")],

@@ -116,13 +116,29 @@ impl Ruling {
         }
     }
 
+    /// SQLSTATE of the refusal.
+    pub(crate) fn sqlstate(&self) -> &'static str {
+        match self.decision {
+            Recorded::Refuse => "54000",
+            Recorded::Allow | Recorded::Deny | Recorded::Hold => "42501",
+        }
+    }
+
     /// The first line that the client reads.
     pub(crate) fn message(&self) -> String {
-        format!("Lockgate refused this command by rule \"{}\": {}", self.rule, self.reason)
+        match self.decision {
+            Recorded::Refuse => self.reason.clone(),
+            Recorded::Allow | Recorded::Deny | Recorded::Hold => {
+                format!("Lockgate refused this command by rule \"{}\": {}", self.rule, self.reason)
+            }
+        }
     }
 
     /// What the command would do.
     pub(crate) fn detail(&self) -> String {
+        if self.effects.is_empty() {
+            return String::new();
+        }
         let mut shown =
             self.effects.iter().take(EFFECTS_SHOWN_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
         if self.effects.len() > EFFECTS_SHOWN_MAX {

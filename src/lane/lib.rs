@@ -20,6 +20,7 @@
 //!   the bytes its [`Limits`] name.
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -241,8 +242,8 @@ pub enum ListenerAuth {
     Password,
 }
 
-/// A CancelRequest as it came.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A CancelRequest as it came. Its secret is never printed.
+#[derive(Clone, PartialEq, Eq)]
 pub struct CancelRequest {
     /// The server's process, as BackendKeyData named it.
     pub process_id: u32,
@@ -250,6 +251,16 @@ pub struct CancelRequest {
     pub secret: Vec<u8>,
     /// Who sends it.
     pub client: SocketAddr,
+}
+
+impl fmt::Debug for CancelRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let CancelRequest { process_id, secret: _, client } = self;
+        f.debug_struct("CancelRequest")
+            .field("process_id", process_id)
+            .field("client", client)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What came of a question.

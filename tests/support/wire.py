@@ -69,7 +69,8 @@ class Session:
         )
         return self._rows()
 
-    def _read(self):
+    def read(self):
+        """The next message: its type and its body."""
         header = self._exactly(5)
         kind, length = header[:1], struct.unpack("!I", header[1:])[0]
         return kind, self._exactly(length - 4)
@@ -83,11 +84,11 @@ class Session:
     def _rows(self):
         rows, refused = [], None
         while True:
-            kind, body = self._read()
+            kind, body = self.read()
             if kind == b"D":
                 rows.append(_cells(body))
             elif kind == b"E":
-                refused = refused or Refused(_fields(body))
+                refused = refused or Refused(fields(body))
             elif kind == b"Z":
                 self.status = body
                 if refused:
@@ -97,9 +98,9 @@ class Session:
     def _authenticate(self, password):
         scram = _Scram(password)
         while True:
-            kind, body = self._read()
+            kind, body = self.read()
             if kind == b"E":
-                raise Refused(_fields(body))
+                raise Refused(fields(body))
             if kind == b"Z":
                 self.status = body
                 return
@@ -142,7 +143,8 @@ class _Scram:
             raise OSError("the server does not know the password either")
 
 
-def _fields(body):
+def fields(body):
+    """Of an ErrorResponse or NoticeResponse, by letter."""
     return {part[:1].decode(): part[1:].decode(errors="replace") for part in body.split(b"\0") if part}
 
 

@@ -11,7 +11,7 @@ use super::expect::{Expect, Running};
 use super::inbound::{Origin, relay};
 use super::judging::goes_by_name;
 use super::names::{Portal, Statement};
-use super::refusals::{TOO_MANY_NAMES, refused};
+use super::refusals::TOO_MANY_NAMES;
 use super::session::Session;
 use super::trouble::Trouble;
 use super::{Core, Turn};
@@ -30,19 +30,16 @@ impl Session {
         let text = frontend::query(body)?;
         let understood = self.understand(text, turn);
         let ruling = self.rule(&understood, turn);
+        let ruling = self.within_room(ruling, &understood, text);
         let command = self.record(CommandKind::Query, "", text, None, &ruling, core, turn);
         self.names.forget_unnamed();
-        if ruling.allows() && !self.has_room_for(&understood, text) {
-            self.refuse_simple(refused(command, "54000", String::from(TOO_MANY_NAMES), "", core), core, turn);
-            return Ok(());
-        }
         if !ruling.allows() {
             self.refuse_query(command, &ruling, core, turn);
             return Ok(());
         }
         self.flush(turn);
         relay(turn.out, Side::Server, message, origin, 0..message.len());
-        let mut running = self.running(command, &understood);
+        let mut running = self.running(command, &understood, turn);
         self.follow(text, &understood, &mut running);
         self.expects.push(Expect::Query(running));
         Ok(())
@@ -69,7 +66,7 @@ impl Session {
         }
         self.flush(turn);
         relay(turn.out, Side::Server, message, origin, 0..message.len());
-        let running = self.running(command, &understood);
+        let running = self.running(command, &understood, turn);
         self.expects.push(Expect::FunctionCall(running));
         Ok(())
     }
@@ -84,14 +81,11 @@ impl Session {
         let parse = frontend::parse(body)?;
         let understood = self.understand(parse.text, turn);
         let ruling = self.rule(&understood, turn);
+        let ruling = self.within(ruling, parse.text.len());
         if !ruling.allows() {
             let name = String::from_utf8_lossy(parse.name);
             let command = self.record(CommandKind::Parse, &name, parse.text, None, &ruling, core, turn);
-            self.refuse_pipeline(command, &ruling, core, turn);
-            return Ok(());
-        }
-        if !self.names.has_room(parse.text.len()) {
-            self.refuse_for_room(core, turn);
+            self.refuse_parse(parse.name, command, &ruling, core, turn);
             return Ok(());
         }
         let statement = Statement {
@@ -114,11 +108,16 @@ impl Session {
         turn: &mut Turn<'_>,
     ) -> Result<(), Trouble> {
         let bind = frontend::bind(body)?;
+        let statement = self.names.statement(bind.statement).cloned();
         if !self.names.has_room(body.len()) {
-            self.refuse_for_room(core, turn);
+            let ruling = Ruling::limit(TOO_MANY_NAMES);
+            let (name, text) =
+                (String::from_utf8_lossy(bind.portal), statement.as_ref().map(|one| &*one.text));
+            let command =
+                self.record(CommandKind::Execute, &name, text.unwrap_or_default(), None, &ruling, core, turn);
+            self.refuse_pipeline(command, &ruling, core, turn);
             return Ok(());
         }
-        let statement = self.names.statement(bind.statement).cloned();
         let portal =
             Portal { statement, bind: body.into(), generation: self.generation, ..Portal::unbound(false) };
         let undo = self.names.set_portal(bind.portal, Some(Rc::new(portal)));
@@ -166,26 +165,22 @@ impl Session {
         };
         let understood = self.understood(&statement, turn);
         let mut ruling = self.rule(&understood, turn);
-        if ruling.allows() && goes_by_name(&understood) && portal.generation != self.generation {
+        // Its rows come as what the name means now, and the server describes them as what it meant when it was bound.
+        let unmaskable = !self.grant.standing.masks.rules.is_empty();
+        if ruling.allows() && unmaskable && goes_by_name(&understood) && portal.generation != self.generation
+        {
             let reason =
                 String::from("what it fetches or executes was redefined after it was bound; bind it again");
             ruling = Rc::new(ruling.refusal("stale portal", reason));
         }
+        let ruling = self.within_room(ruling, &understood, &statement.text);
         let command = self.record_execute(name, &portal, &statement, &ruling, core, turn);
         if !ruling.allows() {
             self.refuse_pipeline(command, &ruling, core, turn);
             return Ok(());
         }
-        if !self.has_room_for(&understood, &statement.text) {
-            self.refuse_extended(
-                refused(command, "54000", String::from(TOO_MANY_NAMES), "", core),
-                core,
-                turn,
-            );
-            return Ok(());
-        }
         self.ask_columns(&portal, &understood, name);
-        let mut running = self.running(command, &understood);
+        let mut running = self.running(command, &understood, turn);
         self.follow(&statement.text, &understood, &mut running);
         let waits = running.copy_gate;
         self.pend(message, Expect::Execute { portal, running });

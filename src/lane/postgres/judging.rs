@@ -9,8 +9,12 @@ use lockgate_policy_dsl::{Effect, Facts, Object, Pair};
 use super::Turn;
 use super::expect::Running;
 use super::names::{Footing, Portal, Statement};
+use super::refusals::TOO_MANY_NAMES;
 use super::session::Session;
 use crate::judge::Ruling;
+
+/// Statements that one command may execute by name, one from within another.
+const MOTION_MAX: usize = 64;
 
 impl Session {
     pub(super) fn footing(&self) -> Footing {
@@ -37,38 +41,86 @@ impl Session {
 
     /// Judges a command with all that it sets in motion by name.
     pub(super) fn rule(&mut self, understood: &Rc<Understood>, turn: &mut Turn<'_>) -> Rc<Ruling> {
-        let program = &self.grant.standing.program;
-        let mut ruling = turn.judge.rule(program, understood);
-        for change in &understood.changes {
-            let other = match change {
-                Change::Execute { name } => match self.names.statement(name.as_bytes()).cloned() {
-                    Some(statement) => {
-                        let understood = self.understood(&statement, turn);
-                        turn.judge.rule(program, &understood)
-                    }
-                    None if prepared(understood, name).is_some() => continue,
-                    None => {
-                        Rc::new(self.unknown(format!("no statement \"{name}\" was prepared in this session")))
-                    }
-                },
-                Change::Fetch { name } => match self.names.portal(name.as_bytes()).cloned().as_deref() {
-                    Some(Portal { declared: true, .. }) => continue,
-                    Some(Portal { statement: Some(statement), .. }) => {
-                        let understood = self.understood(statement, turn);
-                        turn.judge.rule(program, &understood)
-                    }
-                    _ if declares(understood, name) => continue,
-                    _ => Rc::new(self.unknown(format!("no cursor \"{name}\" was declared in this session"))),
-                },
-                _ => continue,
-            };
-            if ruling.allows() && !other.allows() {
-                ruling = other;
+        let whole = self.rule_one(understood, turn);
+        if !whole.allows() || !goes_by_name(understood) {
+            return whole;
+        }
+        let (motion, unknown) = self.motion(understood, turn);
+        for moved in &motion {
+            let ruling = self.rule_one(moved, turn);
+            if !ruling.allows() {
+                return ruling;
             }
         }
+        match unknown.map(|why| self.unknown(why)) {
+            Some(unknown) if !unknown.allows() => Rc::new(unknown),
+            _ => whole,
+        }
+    }
+
+    fn rule_one(&self, understood: &Rc<Understood>, turn: &mut Turn<'_>) -> Rc<Ruling> {
+        let ruling = turn.judge.rule(&self.grant.standing.program, understood);
         match self.unmaskable_copy(understood, &ruling) {
             Some(refusal) if ruling.allows() => Rc::new(refusal),
             _ => ruling,
+        }
+    }
+
+    /// What a command executes and fetches from by name, and what that does in its turn; and why not all is known.
+    fn motion(
+        &self,
+        understood: &Rc<Understood>,
+        turn: &mut Turn<'_>,
+    ) -> (Vec<Rc<Understood>>, Option<String>) {
+        let mut moved: Vec<Rc<Understood>> = Vec::new();
+        let mut unknown = None;
+        let mut at = 0;
+        let mut from = Rc::clone(understood);
+        loop {
+            for change in &from.changes {
+                match self.moved(&from, change, turn) {
+                    Ok(Some(statement)) => {
+                        if !moved.iter().any(|other| Rc::ptr_eq(other, &statement)) {
+                            moved.push(statement);
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(why) => unknown = Some(why),
+                }
+            }
+            match moved.get(at) {
+                Some(next) if at < MOTION_MAX => from = Rc::clone(next),
+                Some(_) => {
+                    unknown = Some(String::from("too many statements are executed by name"));
+                    break;
+                }
+                None => break,
+            }
+            at += 1;
+        }
+        (moved, unknown)
+    }
+
+    /// What one change sets in motion beside the statement that makes it; or why that is not known.
+    fn moved(
+        &self,
+        whole: &Understood,
+        change: &Change,
+        turn: &mut Turn<'_>,
+    ) -> Result<Option<Rc<Understood>>, String> {
+        match change {
+            Change::Execute { name } => match self.names.statement(name.as_bytes()).cloned() {
+                Some(statement) => Ok(Some(self.understood(&statement, turn))),
+                None if prepared(whole, name).is_some() => Ok(None),
+                None => Err(format!("no statement \"{name}\" was prepared in this session")),
+            },
+            Change::Fetch { name } => match self.names.portal(name.as_bytes()).cloned().as_deref() {
+                Some(Portal { declared: true, .. }) => Ok(None),
+                Some(Portal { statement: Some(statement), .. }) => Ok(Some(self.understood(statement, turn))),
+                _ if declares(whole, name) => Ok(None),
+                _ => Err(format!("no cursor \"{name}\" was declared in this session")),
+            },
+            _ => Ok(None),
         }
     }
 
@@ -91,20 +143,34 @@ impl Session {
         Ruling::of(&self.grant.standing.program, &Facts { pairs: vec![pair], unknown: vec![why] })
     }
 
-    pub(super) fn running(&mut self, command: u64, understood: &Understood) -> Running {
-        Running {
-            command,
-            copy_gate: understood.copies_in,
-            turned: self.reading.sent(understood),
-            ..Running::default()
+    pub(super) fn running(
+        &mut self,
+        command: u64,
+        understood: &Rc<Understood>,
+        turn: &mut Turn<'_>,
+    ) -> Running {
+        let moves_copy = |motion: Vec<Rc<Understood>>| motion.iter().any(|moved| moved.copies_in);
+        let copies_in =
+            understood.copies_in || goes_by_name(understood) && moves_copy(self.motion(understood, turn).0);
+        Running { command, copy_gate: copies_in, turned: self.reading.sent(understood), ..Running::default() }
+    }
+
+    /// What policy said, unless there is no room left for what SQL in the text prepares.
+    pub(super) fn within_room(&self, ruling: Rc<Ruling>, understood: &Understood, text: &[u8]) -> Rc<Ruling> {
+        let prepares =
+            understood.changes.iter().filter(|change| matches!(change, Change::Prepare { .. })).count();
+        match prepares {
+            0 => ruling,
+            prepares => self.within(ruling, text.len().saturating_mul(prepares)),
         }
     }
 
-    /// Room for what SQL in the text prepares?
-    pub(super) fn has_room_for(&self, understood: &Understood, text: &[u8]) -> bool {
-        let prepares =
-            understood.changes.iter().filter(|change| matches!(change, Change::Prepare { .. })).count();
-        prepares == 0 || self.names.has_room(text.len().saturating_mul(prepares))
+    /// What policy said, unless there is no room for a name with this many bytes.
+    pub(super) fn within(&self, ruling: Rc<Ruling>, bytes: usize) -> Rc<Ruling> {
+        match ruling.allows() && !self.names.has_room(bytes) {
+            true => Rc::new(Ruling::limit(TOO_MANY_NAMES)),
+            false => ruling,
+        }
     }
 
     /// Follows what SQL does to names.

@@ -34,69 +34,73 @@ impl Session {
         core: &Core,
         turn: &mut Turn<'_>,
     ) {
-        let refused = refused(command, "42501", ruling.message(), &ruling.detail(), core);
-        self.refuse_extended(refused, core, turn);
+        self.refuse_extended(STAND_IN_NAME, command, ruling, core, turn);
     }
 
-    pub(super) fn refuse_extended(&mut self, refused: Refused, core: &Core, turn: &mut Turn<'_>) {
+    /// The same for a Parse: one of the unnamed statement ends the statement before it, refused or not.
+    pub(super) fn refuse_parse(
+        &mut self,
+        name: &[u8],
+        command: u64,
+        ruling: &Ruling,
+        core: &Core,
+        turn: &mut Turn<'_>,
+    ) {
+        let stand_in = if name.is_empty() { b"" } else { STAND_IN_NAME };
+        self.refuse_extended(stand_in, command, ruling, core, turn);
+    }
+
+    fn refuse_extended(
+        &mut self,
+        stand_in_name: &[u8],
+        command: u64,
+        ruling: &Ruling,
+        core: &Core,
+        turn: &mut Turn<'_>,
+    ) {
         self.discard(core, turn);
-        let text = stand_in(refused.command, core);
-        turn.out.send(Side::Server, |arena| frontend::write_parse(arena, STAND_IN_NAME, text.as_bytes()));
-        self.expects.push(Expect::Refusal(refused));
+        let text = stand_in(command, core);
+        turn.out.send(Side::Server, |arena| frontend::write_parse(arena, stand_in_name, text.as_bytes()));
+        self.expects.push(Expect::Refusal(refused(command, ruling, core)));
         self.state = ClientState::Skipping;
     }
 
     pub(super) fn refuse_query(&mut self, command: u64, ruling: &Ruling, core: &Core, turn: &mut Turn<'_>) {
-        let refused = refused(command, "42501", ruling.message(), &ruling.detail(), core);
-        self.refuse_simple(refused, core, turn);
-    }
-
-    pub(super) fn refuse_simple(&mut self, refused: Refused, core: &Core, turn: &mut Turn<'_>) {
         self.discard(core, turn);
-        let text = stand_in(refused.command, core);
+        let text = stand_in(command, core);
         turn.out.send(Side::Server, |arena| frontend::write_query(arena, text.as_bytes()));
-        self.expects.push(Expect::RefusedQuery(refused));
+        self.expects.push(Expect::RefusedQuery(refused(command, ruling, core)));
     }
 
     pub(super) fn refuse_oversize(&mut self, oversize: Oversize, core: &mut Core, turn: &mut Turn<'_>) {
         let Oversize { kind, bytes, bytes_max } = oversize;
-        let (simple, setting) = match kind {
-            frontend::QUERY | frontend::FUNCTION_CALL => (true, "limits.statement_bytes_max"),
-            frontend::BIND => (false, "limits.bind_bytes_max"),
-            _ => (false, "limits.statement_bytes_max"),
+        let (kind, setting) = match kind {
+            frontend::QUERY => (CommandKind::Query, "limits.statement_bytes_max"),
+            frontend::FUNCTION_CALL => (CommandKind::FunctionCall, "limits.statement_bytes_max"),
+            frontend::BIND => (CommandKind::Execute, "limits.bind_bytes_max"),
+            _ => (CommandKind::Parse, "limits.statement_bytes_max"),
         };
-        let message = format!("a message of {bytes} bytes is longer than {setting} allows ({bytes_max})");
-        let refused = self.refused_by_limit(message, core, turn);
-        if simple {
-            self.refuse_simple(refused, core, turn)
-        } else {
-            self.refuse_extended(refused, core, turn)
+        let reason = format!("a message of {bytes} bytes is longer than {setting} allows ({bytes_max})");
+        let ruling = Ruling::limit(&reason);
+        let command = self.record(kind, "", b"", None, &ruling, core, turn);
+        match kind {
+            CommandKind::Query | CommandKind::FunctionCall => self.refuse_query(command, &ruling, core, turn),
+            _ => self.refuse_pipeline(command, &ruling, core, turn),
         }
-    }
-
-    pub(super) fn refuse_for_room(&mut self, core: &mut Core, turn: &mut Turn<'_>) {
-        let refused = self.refused_by_limit(String::from(TOO_MANY_NAMES), core, turn);
-        self.refuse_extended(refused, core, turn);
-    }
-
-    pub(super) fn refused_by_limit(&self, message: String, core: &mut Core, turn: &mut Turn<'_>) -> Refused {
-        let ruling = Ruling::limit(&message);
-        let command = self.record(CommandKind::Query, "", b"", None, &ruling, core, turn);
-        refused(command, "54000", message, "", core)
     }
 }
 
-pub(super) fn refused(
-    command: u64,
-    sqlstate: &'static str,
-    message: String,
-    detail: &str,
-    core: &Core,
-) -> Refused {
+fn refused(command: u64, ruling: &Ruling, core: &Core) -> Refused {
+    let (sqlstate, message, detail) = (ruling.sqlstate(), ruling.message(), ruling.detail());
     let hint = format!("Quote {}/{command} when you ask whoever keeps the policy.", core.session);
     let mut error = Vec::new();
-    let text =
-        backend::ErrorText { severity: "ERROR", code: sqlstate, message: &message, detail, hint: &hint };
+    let text = backend::ErrorText {
+        severity: "ERROR",
+        code: sqlstate,
+        message: &message,
+        detail: &detail,
+        hint: &hint,
+    };
     backend::write_error(&mut error, &text);
     Refused { command, error, sqlstate, message }
 }

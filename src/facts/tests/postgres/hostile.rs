@@ -3,6 +3,8 @@
 use crate::check::{check, spelled, understand, understand_as};
 use lockgate_facts::postgres::{Reading, fuzzing};
 use proptest::prelude::*;
+use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Generous: a debug build on a busy machine. Anything quadratic takes minutes.
@@ -71,6 +73,19 @@ fn strings_are_read_as_the_session_reads_them() {
 }
 
 /// Pieces that a mutation puts together.
+#[test]
+fn the_corpus_gets_an_answer_wherever_it_is_cut() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let mut seen = 0;
+    for file in fs::read_dir(folder).unwrap() {
+        let bytes = fs::read(file.unwrap().path()).unwrap();
+        (0..bytes.len()).step_by(7).for_each(|end| fuzzing::understand(&bytes[..end]));
+        fuzzing::understand(&bytes);
+        seen += 1;
+    }
+    assert!(seen > 0, "the corpus is gone");
+}
+
 const PIECES: &[&str] = &[
     "SELECT ",
     "DELETE FROM ",

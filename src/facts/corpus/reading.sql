@@ -1,0 +1,27 @@
+SELECT 1;
+SELECT id FROM orders;
+TABLE orders;
+SELECT (SELECT max(id) FROM orders), ARRAY(SELECT id FROM staging);
+SELECT 1 WHERE EXISTS (SELECT FROM orders);
+SELECT id FROM orders TABLESAMPLE system (1);
+SELECT id FROM orders TABLESAMPLE bernoulli ((SELECT 1 FROM staging));
+SELECT 1 FROM orders WINDOW w AS (ORDER BY (SELECT 1 FROM staging));
+SELECT count(*) FILTER (WHERE (SELECT true FROM staging)) FROM orders;
+SELECT * FROM pg_tables;
+SELECT * FROM customer_cards;
+SELECT last_value FROM order_seq;
+SELECT 1 FROM other.public.orders;
+SELECT 1 FROM nowhere.orders;
+VALUES (1), ((SELECT 2 FROM orders));
+SELECT a FROM (VALUES (1)) v (a) GROUP BY CUBE (a) HAVING (SELECT true FROM orders);
+SELECT xmlelement(name a, (SELECT 1 FROM orders));
+SELECT id FROM orders FETCH FIRST (SELECT 1 FROM staging) ROWS ONLY;
+WITH RECURSIVE t AS (SELECT 1 AS n UNION ALL SELECT n FROM t) SEARCH DEPTH FIRST BY n SET o SELECT * FROM t;
+WITH t AS (SELECT 1) SELECT 1 FROM (SELECT 1 FROM t) s, LATERAL (SELECT 1 FROM t) l;
+SELECT id FROM orders FOR NO KEY UPDATE;
+SELECT 1 FROM (SELECT id FROM orders) s FOR SHARE;
+SELECT 1 FROM orders o, staging s FOR UPDATE OF s;
+SELECT id FROM customer_names FOR UPDATE;
+SELECT id FROM customers_vip FOR UPDATE;
+SELECT * INTO TEMP t FROM orders;
+SELECT 1 INTO sales.t
