@@ -33,6 +33,8 @@ mod session;
 mod trouble;
 
 #[cfg(test)]
+mod deaths;
+#[cfg(test)]
 mod mutations;
 #[cfg(test)]
 mod tests;

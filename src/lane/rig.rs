@@ -7,7 +7,7 @@ use lockgate_codecs::postgres::{backend, frame, frontend, startup, write};
 use lockgate_facts::postgres::Catalog;
 use lockgate_mask::{ColumnMasks, Mask, Rule};
 use lockgate_policy_dsl::{PolicySet, Source, compile};
-use lockgate_recording::{SessionId, Time};
+use lockgate_recording::{Draft, SessionId, Time};
 
 use crate::{
     Action, Answer, Dialed, Dialing, Grant, Identity, Judge, Lane, Limits, ListenerAuth, ListenerRules,
@@ -42,6 +42,8 @@ pub struct Rig {
     pub dialed: Vec<usize>,
     /// What a dialed address answers; by number, and all others succeed.
     pub unreachable: Vec<usize>,
+    /// TLS to the server is not answered.
+    pub tls_hangs: bool,
     /// Questions about salts are put here instead of being answered.
     pub salts: Option<Vec<SaltRequest>>,
     addresses: usize,
@@ -133,6 +135,7 @@ impl Rig {
             tls: Vec::new(),
             dialed: Vec::new(),
             unreachable: Vec::new(),
+            tls_hangs: false,
             salts: None,
             addresses: settings.addresses,
             grant: Grant { identity, target: Arc::new(target), standing },
@@ -239,6 +242,11 @@ impl Rig {
         self.out.records.len()
     }
 
+    /// The records so far.
+    pub fn records(&mut self) -> &mut Draft {
+        &mut self.out.records
+    }
+
     fn act(&mut self, input: &[u8]) {
         let actions = std::mem::take(&mut self.out.actions);
         let arena = std::mem::take(&mut self.out.arena);
@@ -259,7 +267,7 @@ impl Rig {
                 Action::Dial(which) => answers.push(Answer::Dialed(self.dial(which))),
                 Action::StartTls { side } => {
                     self.tls.push(side);
-                    if side == Side::Server {
+                    if side == Side::Server && !self.tls_hangs {
                         answers.push(Answer::TlsReady { end_point: None });
                     }
                 }

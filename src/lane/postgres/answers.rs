@@ -48,6 +48,13 @@ enum RowPlan {
     Mask(Box<Plan>),
 }
 
+#[cfg(test)]
+impl Answers {
+    pub(super) fn is_copying_out(&self) -> bool {
+        self.copying_out
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Stream {
     remaining: usize,
@@ -291,7 +298,10 @@ impl Session {
                 self.state = ClientState::CopyBoth;
             }
             backend::COPY_DONE => self.answers.copying_out = false,
-            backend::READY_FOR_QUERY => self.ready(backend::ready_for_query(body).map_err(Trouble::server)?),
+            backend::READY_FOR_QUERY => {
+                let status = backend::ready_for_query(body).map_err(Trouble::server)?;
+                self.ready(status, core, turn);
+            }
             backend::ERROR => return self.error(body, core, turn),
             backend::NOTICE => self.notice(body, core, turn)?,
             backend::NOTIFICATION => notification(body, core, turn)?,
@@ -408,7 +418,11 @@ impl Session {
         }
     }
 
-    fn ready(&mut self, status: u8) {
+    fn ready(&mut self, status: u8, core: &mut Core, turn: &mut Turn<'_>) {
+        // Nothing but this ends a function call.
+        if matches!(self.expects.front(), Some(Expect::FunctionCall(running)) if !running.failed) {
+            self.ended(b"FUNCTION CALL", core, turn);
+        }
         if let Some(mut expect) = self.expects.pop() {
             self.turned(&mut expect, true);
         }

@@ -9,22 +9,23 @@ use lockgate_facts::postgres::Catalog;
 use crate::rig::{MASKED_TABLE, PASSWORD, Rig, Settings, ready, server_welcome};
 use crate::{Answer, Dialed, Limits, ListenerAuth, ListenerRules, ListenerTls, Side, TargetTls};
 
-const READ_ONLY: &str = "policy p for group \"g\" on target \"t\" { allow transaction allow set on * }";
+pub(super) const READ_ONLY: &str =
+    "policy p for group \"g\" on target \"t\" { allow transaction allow set on * }";
 
-fn settings(policy: &str) -> Settings {
+pub(super) fn settings(policy: &str) -> Settings {
     Settings { policy: policy.to_owned(), ..Settings::default() }
 }
 
-fn standing(settings: &Settings) -> Rig {
+pub(super) fn standing(settings: &Settings) -> Rig {
     Rig::standing(settings, Arc::new(Catalog::empty())).expect("a rig")
 }
 
-fn new(settings: &Settings) -> Rig {
+pub(super) fn new(settings: &Settings) -> Rig {
     Rig::new(settings, Arc::new(Catalog::empty())).expect("a rig")
 }
 
 /// Messages as text: type, then what matters of the body.
-fn show(mut bytes: &[u8]) -> Vec<String> {
+pub(super) fn show(mut bytes: &[u8]) -> Vec<String> {
     let mut shown = Vec::new();
     while let Some(message) = frame::split(bytes).expect("well-formed") {
         let kind = char::from(message.kind);
@@ -42,19 +43,19 @@ fn show(mut bytes: &[u8]) -> Vec<String> {
     shown
 }
 
-fn query(text: &str) -> Vec<u8> {
+pub(super) fn query(text: &str) -> Vec<u8> {
     let mut out = Vec::new();
     frontend::write_query(&mut out, text.as_bytes());
     out
 }
 
-fn parse(name: &str, text: &str) -> Vec<u8> {
+pub(super) fn parse(name: &str, text: &str) -> Vec<u8> {
     let mut out = Vec::new();
     frontend::write_parse(&mut out, name.as_bytes(), text.as_bytes());
     out
 }
 
-fn bind(portal: &str, statement: &str, result_formats: &[i16]) -> Vec<u8> {
+pub(super) fn bind(portal: &str, statement: &str, result_formats: &[i16]) -> Vec<u8> {
     let mut out = Vec::new();
     write::message(&mut out, frontend::BIND, |body| {
         body.string(portal.as_bytes()).string(statement.as_bytes()).i16(0).i16(0);
@@ -66,13 +67,13 @@ fn bind(portal: &str, statement: &str, result_formats: &[i16]) -> Vec<u8> {
     out
 }
 
-fn describe(what: Named, name: &str) -> Vec<u8> {
+pub(super) fn describe(what: Named, name: &str) -> Vec<u8> {
     let mut out = Vec::new();
     frontend::write_describe(&mut out, what, name.as_bytes());
     out
 }
 
-fn execute(portal: &str) -> Vec<u8> {
+pub(super) fn execute(portal: &str) -> Vec<u8> {
     let mut out = Vec::new();
     write::message(&mut out, frontend::EXECUTE, |body| {
         body.string(portal.as_bytes()).i32(0);
@@ -80,17 +81,17 @@ fn execute(portal: &str) -> Vec<u8> {
     out
 }
 
-fn empty(kind: u8) -> Vec<u8> {
+pub(super) fn empty(kind: u8) -> Vec<u8> {
     let mut out = Vec::new();
     frontend::write_empty(&mut out, kind);
     out
 }
 
-fn sync() -> Vec<u8> {
+pub(super) fn sync() -> Vec<u8> {
     empty(frontend::SYNC)
 }
 
-fn complete(tag: &str) -> Vec<u8> {
+pub(super) fn complete(tag: &str) -> Vec<u8> {
     let mut out = Vec::new();
     write::message(&mut out, backend::COMMAND_COMPLETE, |body| {
         body.string(tag.as_bytes());
@@ -98,13 +99,13 @@ fn complete(tag: &str) -> Vec<u8> {
     out
 }
 
-fn idle(status: u8) -> Vec<u8> {
+pub(super) fn idle(status: u8) -> Vec<u8> {
     let mut out = Vec::new();
     ready(&mut out, status);
     out
 }
 
-fn row(cells: &[Option<&[u8]>]) -> Vec<u8> {
+pub(super) fn row(cells: &[Option<&[u8]>]) -> Vec<u8> {
     let mut out = Vec::new();
     write::message(&mut out, backend::DATA_ROW, |body| {
         body.i16(i16::try_from(cells.len()).unwrap());
@@ -119,7 +120,7 @@ fn row(cells: &[Option<&[u8]>]) -> Vec<u8> {
 }
 
 /// Columns of the masked table by attribute number; 0 is a column of no table. All of type text.
-fn columns(attributes: &[i16]) -> Vec<u8> {
+pub(super) fn columns(attributes: &[i16]) -> Vec<u8> {
     let mut out = Vec::new();
     write::message(&mut out, backend::ROW_DESCRIPTION, |body| {
         body.i16(i16::try_from(attributes.len()).unwrap());
@@ -131,14 +132,14 @@ fn columns(attributes: &[i16]) -> Vec<u8> {
     out
 }
 
-fn error(severity: &str, code: &str) -> Vec<u8> {
+pub(super) fn error(severity: &str, code: &str) -> Vec<u8> {
     let mut out = Vec::new();
     let text = backend::ErrorText { severity, code, message: "server says no", detail: "", hint: "" };
     backend::write_error(&mut out, &text);
     out
 }
 
-fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+pub(super) fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     write::message(&mut out, kind, |writer| {
         writer.bytes(body);
@@ -670,7 +671,7 @@ fn an_error_at_sync_is_passed_on() {
 
 // ----- masks -----------------------------------------------------------------------------------------------------
 
-fn masked() -> Settings {
+pub(super) fn masked() -> Settings {
     Settings { masked: true, ..Settings::default() }
 }
 
