@@ -14,6 +14,7 @@ use lockgate_bridge::{Counters, Inbox, LateWake, Notice, Order, Outlet, Snapshot
 use lockgate_control::{Bell, Control, WorkerLink};
 use lockgate_lane::ListenerTls;
 use lockgate_recording::{SeriesStart, Time, create_segment, recover, segment_path};
+use lockgate_ring::DriverKind;
 use lockgate_worker::{ListenerSetup, RecordingSetup, Segment};
 use tracing::{error, info, warn};
 
@@ -49,7 +50,8 @@ pub fn serve(config: Config) -> Result<(), Failure> {
     let started = Instant::now();
     info!(version = env!("CARGO_PKG_VERSION"), config = %config.file.display(), "starting");
     config.warnings.iter().for_each(|warning| warn!("{warning}"));
-    probe()?;
+    raise_open_files_limit();
+    let driver = config.driver.settle()?;
     let data_dir = DataDir::take(&config.data_dir)?;
     let listeners = listeners(&config)?;
     let admin = config
@@ -72,25 +74,21 @@ pub fn serve(config: Config) -> Result<(), Failure> {
         workers: wiring.links,
     })
     .map_err(|error| Failure(format!("control cannot start: {error}")))?;
-    let limits = WorkerLimits::new(&config.limits, config.workers);
+    let limits = WorkerLimits::new(&config.limits, config.workers, driver);
     let parts = wiring.posts.into_iter().zip(listeners).zip(recordings);
     let setups = parts.map(|((post, listeners), recording)| {
         limits.setup(post, listeners, recording, &snapshot, &wiring.outlet, &wiring.peers, started)
     });
     let crew = Crew::start(setups.collect())?;
-    info!(workers = config.workers, "serving");
+    info!(workers = config.workers, %driver, "serving");
     let ended = crew.wait(&control);
     control.finish();
     drop(data_dir);
     ended
 }
 
-/// Says what the kernel offers, or why it is not enough.
-fn probe() -> Result<(), Failure> {
-    let open_files = lockgate_ring::raise_open_files_limit();
-    let report = lockgate_ring::probe().map_err(|error| Failure(error.to_string()))?;
-    info!("{report}");
-    match open_files {
+fn raise_open_files_limit() {
+    match lockgate_ring::raise_open_files_limit() {
         Ok(limit) if limit < 4096 => {
             warn!(
                 limit,
@@ -100,7 +98,6 @@ fn probe() -> Result<(), Failure> {
         Ok(_) => {}
         Err(error) => warn!(%error, "the limit of open files cannot be raised"),
     }
-    Ok(())
 }
 
 fn bound<T>(socket: io::Result<T>, address: &impl fmt::Display) -> Result<T, Failure> {
@@ -258,17 +255,19 @@ impl Wiring {
 /// What every worker's limits are.
 struct WorkerLimits {
     workers: u32,
+    driver: DriverKind,
     cores: usize,
     lane: Arc<lockgate_lane::Limits>,
     own: lockgate_worker::Limits,
 }
 
 impl WorkerLimits {
-    fn new(limits: &Limits, workers: u32) -> WorkerLimits {
+    fn new(limits: &Limits, workers: u32, driver: DriverKind) -> WorkerLimits {
         let share = |total: u32| total.div_ceil(workers.max(1));
         let connect_ns_max = u64::try_from(limits.connect_timeout.as_nanos()).unwrap_or(u64::MAX);
         WorkerLimits {
             workers,
+            driver,
             cores: thread::available_parallelism().map_or(1, usize::from),
             lane: Arc::new(limits.lane.clone()),
             own: lockgate_worker::Limits {
@@ -296,6 +295,7 @@ impl WorkerLimits {
         lockgate_worker::Setup {
             index: post.index,
             workers: self.workers,
+            driver: self.driver,
             core: usize::try_from(post.index).ok().map(|index| index % self.cores),
             listeners,
             snapshot: Arc::clone(snapshot),

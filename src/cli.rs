@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Findings};
+use crate::driver::DriverChoice;
 use crate::logging::Logging;
 use crate::{boot, keys};
 
@@ -22,17 +23,20 @@ struct Cli {
 enum Command {
     /// Serve: accept clients, judge, mask and record what they do
     #[command(long_about = SERVE_ABOUT, after_long_help = SERVE_HELP)]
-    Serve(FileArg),
+    Serve(ServeArgs),
     /// Check a configuration and everything it names, without serving
     #[command(long_about = CHECK_ABOUT, after_long_help = CHECK_HELP)]
     Check(CheckArgs),
 }
 
 #[derive(Debug, Args)]
-struct FileArg {
+struct ServeArgs {
     /// The configuration: a TOML file. Paths in it are relative to its folder.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// How workers reach the kernel, in place of what the configuration says under [workers]
+    #[arg(long, value_name = "DRIVER")]
+    driver: Option<DriverChoice>,
 }
 
 #[derive(Debug, Args)]
@@ -97,15 +101,15 @@ Examples:
 /// Does what the command line asks.
 pub fn run() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(arguments) => serve(&arguments.config),
+        Command::Serve(ServeArgs { config, driver }) => serve(&config, driver),
         Command::Check(CheckArgs { config: Some(file), .. }) => check(&file),
         Command::Check(_) => print(&keys::reference()),
     }
 }
 
-fn serve(file: &Path) -> ExitCode {
+fn serve(file: &Path, driver: Option<DriverChoice>) -> ExitCode {
     let config = match Config::load(file) {
-        Ok(config) => config,
+        Ok(config) => Config { driver: driver.unwrap_or(config.driver), ..config },
         Err(findings) => return refuse(file, &findings),
     };
     let logging = match Logging::begin(config.log) {
@@ -182,6 +186,10 @@ mod tests {
     fn what_the_command_line_takes() {
         for (line, right) in [
             ("lockgate serve --config a.toml", true),
+            ("lockgate serve --config a.toml --driver io_uring", true),
+            ("lockgate serve --config a.toml --driver epoll", true),
+            ("lockgate serve --config a.toml --driver auto", true),
+            ("lockgate serve --config a.toml --driver kqueue", false),
             ("lockgate check --config a.toml", true),
             ("lockgate check --reference", true),
             ("lockgate check --reference --config a.toml", false),

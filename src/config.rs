@@ -13,6 +13,7 @@ use lockgate_control::{Account, Host, Policies, TargetSetup, UserSetup, policies
 use lockgate_lane::{Identity, ListenerAuth, ListenerRules, ListenerTls, SessionAttrs, Target, TargetTls};
 use lockgate_worker::Durability;
 
+use crate::driver::DriverChoice;
 use crate::section::{Mistake, Reading, Section};
 use crate::tls;
 
@@ -25,6 +26,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Number of worker threads.
     pub workers: u32,
+    /// How they reach the kernel.
+    pub driver: DriverChoice,
     /// What bounds every peer.
     pub limits: Limits,
     /// When a command may be forwarded.
@@ -140,7 +143,7 @@ impl Config {
 /// Reads every section before anything is given up, so that all mistakes are found.
 fn read(top: &Section<'_>, file: PathBuf) -> Option<Config> {
     let data_dir = top.path("data_dir");
-    let workers = workers(&top.section("workers"));
+    let (workers, driver) = workers(&top.section("workers"));
     let limits = limits(&top.section("limits"));
     let identity_max = limits.as_ref().and_then(|limits| limits.sessions_per_identity_max);
     let recording = recording(&top.section("recording"));
@@ -160,6 +163,7 @@ fn read(top: &Section<'_>, file: PathBuf) -> Option<Config> {
         file,
         data_dir: data_dir?,
         workers: workers?,
+        driver: driver?,
         limits: limits?,
         durability,
         segment_bytes,
@@ -177,13 +181,14 @@ fn gather<T>(sections: &[Section<'_>], read: impl Fn(&Section<'_>) -> Option<T>)
     sections.iter().filter_map(read).collect()
 }
 
-fn workers(section: &Section<'_>) -> Option<u32> {
-    match section.has("count") {
+fn workers(section: &Section<'_>) -> (Option<u32>, Option<DriverChoice>) {
+    let count = match section.has("count") {
         true => section.integer("count").and_then(|count| u32::try_from(count).ok()),
         false => {
             Some(available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1)).min(256))
         }
-    }
+    };
+    (count, section.text("driver").map(|driver| DriverChoice::of(&driver)))
 }
 
 fn limits(section: &Section<'_>) -> Option<Limits> {
@@ -299,6 +304,7 @@ fn target(section: &Section<'_>) -> Option<TargetSetup> {
         _ => TargetTls::VerifyFull,
     });
     let catalog = section.has("catalog").then(|| account(&section.section("catalog")));
+    let catalog_poll = section.duration("catalog_poll");
     let ca = section.path("ca");
     let hosts: Option<Vec<Host>> =
         address?.into_iter().map(|address| host(section, tls?, address, ca.as_deref())).collect();
@@ -307,7 +313,14 @@ fn target(section: &Section<'_>) -> Option<TargetSetup> {
         Some(account) => account?,
         None => Account { user: target.user.clone(), password: target.password.clone() },
     };
-    Some(TargetSetup { target: Arc::new(target), hosts: hosts?, catalog, sessions_max, queue: queue? })
+    Some(TargetSetup {
+        target: Arc::new(target),
+        hosts: hosts?,
+        catalog,
+        catalog_poll: catalog_poll?,
+        sessions_max,
+        queue: queue?,
+    })
 }
 
 /// A limit on sessions, named as whoever is refused hears it; where the key is absent, another limit or none.

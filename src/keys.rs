@@ -98,6 +98,8 @@ pub const KEYS: &[Key] = &[
 
     key("workers", "count", Integer(1, 256), Means("one per core that the process may use"), "2",
         "Number of worker threads, each pinned to a core."),
+    key("workers", "driver", Choice(&["auto", "io_uring", "epoll"]), Default("auto"), "\"auto\"",
+        "How they reach the kernel. `auto`: `io_uring` where it is allowed, else `epoll` with a warning. `io_uring` alone: where it is forbidden, the gateway does not start. `serve --driver` stands in its place."),
 
     key("limits", "login_timeout", Duration(1, 600), Default("15s"), "\"15s\"",
         "A client that is not authenticated by then is closed."),
@@ -166,6 +168,8 @@ pub const KEYS: &[Key] = &[
         "How long a client waits before it is refused with SQLSTATE 53300."),
     key("target", "catalog", Table, Means("the target's own role"), "",
         "The role that reads the target's catalog, which names in policies and masks are resolved with. It needs no rights on tables."),
+    key("target", "catalog_poll", Duration(1, 86_400), Default("1s"), "\"1s\"",
+        "Time between two looks at the target's catalog: what is changed behind the gateway's back is found within it. Each look after a change is a short transaction, which VACUUM on the target sees as it sees any."),
 
     key("target.catalog", "user", Name, Mistake, "\"lockgate_catalog\"",
         "Role on the target."),

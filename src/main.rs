@@ -5,6 +5,7 @@
 mod boot;
 mod cli;
 mod config;
+mod driver;
 mod folders;
 mod keys;
 mod logging;

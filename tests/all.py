@@ -71,6 +71,13 @@ def stages():
         Stage("demo", "./demo --once", [script(HERE / "demo.py", "--once")], needs="release"),
         Stage("drivers", "psycopg 3, psql, pgbench, with and without TLS", [script(HERE / "drivers/run")], needs="release"),
         Stage(
+            "suites",
+            "drivers' own suites, directly and through",
+            [script(HERE / "drivers/suites", "--sample")],
+            full=[script(HERE / "drivers/suites")],
+            needs="release",
+        ),
+        Stage(
             "protocol",
             "random sequences of messages, directly and through",
             [script(HERE / "protocol/run", "--seeds", 300)],
@@ -79,9 +86,15 @@ def stages():
         ),
         Stage(
             "regress",
-            "PostgreSQL's regression suite",
-            [script(HERE / "regress/run", "--sample", "--tls"), script(HERE / "regress/run")],
-            full=[script(HERE / "regress/run"), script(HERE / "regress/run", "--tls")],
+            "PostgreSQL's regression suite, isolationtester, libpq_pipeline: newest server, and 15",
+            [script(HERE / "regress/run", "--sample", "--tls"), script(HERE / "regress/run", "--tls")]
+            + [script(HERE / "regress/run", "--suite", "isolation")]
+            + [script(HERE / "regress/run", "--suite", "pipeline", "--major", major, "--both") for major in (18, 15)],
+            full=[
+                script(HERE / "regress/run", "--suite", suite, "--major", major, "--both")
+                for suite in ("regress", "isolation", "pipeline")
+                for major in (18, 15)
+            ],
             needs="release",
         ),
         Stage(

@@ -333,6 +333,12 @@ mod tests {
     }
 
     #[test]
+    fn a_statement_may_have_as_many_parameters_as_two_bytes_count() {
+        let body = [&[0xff, 0xff][..], &[0; 65_535 * 4]].concat();
+        assert_eq!(parameter_description(&body).map(<[u8]>::len), Ok(65_535 * 4));
+    }
+
+    #[test]
     fn a_key_may_be_long_but_not_endless() {
         assert!(backend_key_data(&[0; 7]).is_err());
         assert_eq!(backend_key_data(&[0; 8]).unwrap().1.len(), 4);

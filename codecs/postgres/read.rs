@@ -49,9 +49,10 @@ impl<'a> Reader<'a> {
         Ok(u32::from_be_bytes(self.array()?))
     }
 
-    /// An Int16 that counts what follows: never negative.
+    /// An Int16 that counts what follows. The documentation calls it signed; the server reads and writes it unsigned,
+    /// so that a statement may have 65,535 parameters, and clients make use of it.
     pub fn count(&mut self) -> Result<usize, Malformed> {
-        usize::try_from(self.i16()?).map_err(|_| self.malformed())
+        Ok(usize::from(u16::from_be_bytes(self.array()?)))
     }
 
     /// A zero-terminated string, without its zero.

@@ -59,4 +59,5 @@ counters! {
     recording_failures "counter" "Failed recording writes.",
     recording_stalls "counter" "Times the recording held everything back.",
     epoch "gauge" "Epoch this worker judges by.",
+    io_uring "gauge" "1 while the worker drives its connections by io_uring, 0 by readiness (epoll).",
 }

@@ -30,6 +30,13 @@ pub(crate) struct Connection {
     driver: JoinHandle<()>,
 }
 
+impl Connection {
+    /// Returns when it is of no use any more.
+    pub(crate) async fn lost(&mut self) {
+        let _ = (&mut self.driver).await;
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
         self.driver.abort();

@@ -10,8 +10,6 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::{Event, TargetSetup, attach, text};
 
-/// Time between two looks at the fingerprint: what changes behind the gateway's back is found within it.
-const POLL: Duration = Duration::from_secs(1);
 /// Time that one reading of the catalog gets.
 const EXCHANGE_MAX: Duration = Duration::from_secs(30);
 /// Time that a look at the fingerprint gets.
@@ -22,6 +20,11 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Most bytes of one catalog's rows: some hundred thousand relations.
 const CATALOG_BYTES_MAX: usize = 512 << 20;
+
+/// Which transactions a snapshot of this moment sees, in microseconds: where the text is the same as before, nothing can
+/// have changed. A standby's snapshots do not list the transactions in progress, so there it says nothing.
+const MOMENT: &str = "SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() \
+    THEN pg_catalog.pg_current_snapshot()::pg_catalog.text END";
 
 /// Every column's name: mask rules may have patterns in theirs.
 const COLUMNS: &str = "SELECT n.nspname::text, c.relname::text, a.attname::text FROM pg_catalog.pg_attribute a \
@@ -89,26 +92,40 @@ struct Watch {
 impl Watch {
     /// One connection, for as long as it lasts.
     async fn connection(&mut self) -> Result<(), Stop> {
-        let connection =
+        let mut connection =
             attach::connect(&self.setup).await.map_err(|error| format!("connecting failed: {error}"))?;
-        let client = &connection.client;
-        in_time("setting up", LOOK_MAX, prepare(client, &self.setup.target.user)).await?;
+        in_time("setting up", LOOK_MAX, prepare(&connection.client, &self.setup.target.user)).await?;
+        let mut looked = None;
         loop {
-            in_time("looking at the server", LOOK_MAX, attach::still_suits(client, self.setup.target.attrs))
-                .await?;
-            let now = in_time("looking for changes", LOOK_MAX, fingerprint(client)).await?;
-            let event = if self.fingerprint.as_ref() == Some(&now) {
+            let client = &connection.client;
+            let suits = attach::still_suits(client, self.setup.target.attrs);
+            in_time("looking at the server", LOOK_MAX, suits).await?;
+            let now = in_time("looking for transactions", LOOK_MAX, moment(client)).await?;
+            let event = if now.is_some() && now == looked {
                 Event::CatalogConfirmed { target: self.target }
             } else {
-                let (fingerprint, read) =
-                    in_time("reading the catalog", EXCHANGE_MAX, read(client, self.version + 1)).await?;
-                self.version += 1;
-                self.fingerprint = Some(fingerprint);
-                Event::Catalog { target: self.target, read }
+                self.look(client).await?
             };
+            looked = now;
             self.events.send(event).await.map_err(|_| Stop::Done)?;
-            sleep(POLL).await;
+            // A connection that is lost meanwhile is missed at once, not at the next look.
+            if timeout(self.setup.catalog_poll, connection.lost()).await.is_ok() {
+                return Err(Stop::Failed(String::from("the connection was lost")));
+            }
         }
+    }
+
+    /// Reads the catalog if it is another than the one that was read last.
+    async fn look(&mut self, client: &Client) -> Result<Event, Stop> {
+        let now = in_time("looking for changes", EXCHANGE_MAX, fingerprint(client)).await?;
+        if self.fingerprint.as_ref() == Some(&now) {
+            return Ok(Event::CatalogConfirmed { target: self.target });
+        }
+        let (fingerprint, read) =
+            in_time("reading the catalog", EXCHANGE_MAX, read(client, self.version + 1)).await?;
+        self.version += 1;
+        self.fingerprint = Some(fingerprint);
+        Ok(Event::Catalog { target: self.target, read })
     }
 }
 
@@ -123,39 +140,48 @@ async fn in_time<T>(
     }
 }
 
-/// The connection can not write. `lockgate.role` says whose search path counts, where another account reads.
+/// The connection can not write, and compiles nothing: the catalog's statistics promise the planner more rows than there
+/// are. `lockgate.role` says whose search path counts, where another account reads.
 async fn prepare(client: &Client, role: &str) -> Result<(), String> {
     let role = role.replace('\'', "''");
     let sql = format!(
-        "SET default_transaction_read_only = on; SET standard_conforming_strings = on; SET statement_timeout = '{}s'; \
+        "SET default_transaction_read_only = on; SET jit = off; SET standard_conforming_strings = on; SET statement_timeout = '{}s'; \
          SET lockgate.role = '{role}'",
         EXCHANGE_MAX.as_secs()
     );
     client.batch_execute(&sql).await.map_err(|error| text::with_causes(&error))
 }
 
-async fn fingerprint(client: &Client) -> Result<String, String> {
-    let rows = ask(client, Catalog::FINGERPRINT, &mut CATALOG_BYTES_MAX.clone()).await?;
-    match rows.into_iter().next().and_then(|row| row.into_iter().next()) {
-        Some(Some(value)) => Ok(value),
-        _ => Err(String::from("the fingerprint query gave no value")),
-    }
+async fn moment(client: &Client) -> Result<Option<String>, String> {
+    Ok(sole(ask(client, MOMENT).await?))
 }
 
-/// Fingerprint and catalog of one moment.
+async fn fingerprint(client: &Client) -> Result<String, String> {
+    let answers = ask(client, Catalog::FINGERPRINT).await?;
+    sole(answers).ok_or_else(|| String::from("the fingerprint query gave no value"))
+}
+
+/// The only value of the first answer.
+fn sole(answers: Vec<Rows>) -> Option<String> {
+    answers.into_iter().next()?.into_iter().next()?.into_iter().next()?
+}
+
+/// Fingerprint and catalog of one moment. All is asked in one message: while the snapshot lives, the target's VACUUM
+/// must spare every row that it sees, so no answer waits for the next question.
 async fn read(client: &Client, version: u64) -> Result<(String, Read), String> {
-    let run = async |sql: &str| client.batch_execute(sql).await.map_err(|error| text::with_causes(&error));
-    run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    let fingerprint = fingerprint(client).await?;
-    let mut answers = Vec::with_capacity(Catalog::QUERIES.len());
-    let mut bytes_left = CATALOG_BYTES_MAX;
-    for query in Catalog::QUERIES {
-        let rows = ask(client, query.sql, &mut bytes_left).await;
-        answers.push(rows.map_err(|error| format!("query \"{}\": {error}", query.name))?);
+    let mut sql = String::from("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+    let queries = Catalog::QUERIES.iter().map(|query| query.sql);
+    for query in std::iter::once(Catalog::FINGERPRINT).chain(queries).chain([COLUMNS]) {
+        sql.push_str("; ");
+        sql.push_str(query);
     }
-    let columns = ask(client, COLUMNS, &mut bytes_left).await?;
-    run("COMMIT").await?;
-    let catalog = Catalog::build(version, &answers)
+    sql.push_str("; COMMIT");
+    let mut answers = ask(client, &sql).await?;
+    let columns = answers.pop().unwrap_or_default();
+    let mut answers = answers.into_iter();
+    let fingerprint = sole(answers.next().into_iter().collect());
+    let fingerprint = fingerprint.ok_or_else(|| String::from("the fingerprint query gave no value"))?;
+    let catalog = Catalog::build(version, &answers.collect::<Vec<_>>())
         .map_err(|error| format!("the catalog cannot be understood: {error}"))?;
     let columns = columns.into_iter().filter_map(column_name).collect();
     Ok((fingerprint, Read { catalog: Arc::new(catalog), columns }))
@@ -166,27 +192,32 @@ fn column_name(row: Vec<Option<String>>) -> Option<ColumnName> {
     Some(ColumnName { schema: cells.next()??, table: cells.next()??, column: cells.next()?? })
 }
 
-/// Rows of a query; more bytes than `bytes_left` are an error, not memory.
-async fn ask(client: &Client, sql: &str, bytes_left: &mut usize) -> Result<Rows, String> {
+/// The rows of each query in the text; more than [`CATALOG_BYTES_MAX`] are an error, not memory.
+async fn ask(client: &Client, sql: &str) -> Result<Vec<Rows>, String> {
     let stream = client.simple_query_raw(sql).await.map_err(|error| text::with_causes(&error))?;
     let mut stream = std::pin::pin!(stream);
-    let mut rows = Rows::new();
+    let mut answers: Vec<Rows> = Vec::new();
+    let (mut bytes_left, mut complete) = (CATALOG_BYTES_MAX, 0);
     loop {
         let message =
             std::future::poll_fn(|context| futures_core::Stream::poll_next(stream.as_mut(), context));
         match message.await {
-            None => return Ok(rows),
-            Some(Err(error)) => return Err(text::with_causes(&error)),
+            None => return Ok(answers),
+            Some(Err(error)) => {
+                return Err(format!("statement {}: {}", complete + 1, text::with_causes(&error)));
+            }
+            Some(Ok(SimpleQueryMessage::RowDescription(_))) => answers.push(Rows::new()),
             Some(Ok(SimpleQueryMessage::Row(row))) => {
                 let cells: Vec<Option<String>> =
                     (0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect();
                 let bytes: usize = cells.iter().flatten().map(String::len).sum();
-                *bytes_left = bytes_left
+                bytes_left = bytes_left
                     .checked_sub(bytes)
                     .ok_or_else(|| format!("more than {CATALOG_BYTES_MAX} bytes of catalog"))?;
+                let rows = answers.last_mut().ok_or("a row came before its description")?;
                 rows.push(cells);
             }
-            Some(Ok(_)) => {}
+            Some(Ok(_)) => complete += 1,
         }
     }
 }

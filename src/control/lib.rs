@@ -81,6 +81,8 @@ pub struct TargetSetup {
     pub hosts: Vec<Host>,
     /// Who reads its catalog.
     pub catalog: Account,
+    /// Time between two looks at its catalog: what changes behind the gateway's back is found within it.
+    pub catalog_poll: Duration,
     /// How many sessions it may have.
     pub sessions_max: SessionsMax,
     /// Who may wait for one of them to end.

@@ -172,6 +172,7 @@ impl Gateway {
                 catalog: Account { user: String::from("postgres"), password: Some(secret()) },
                 sessions_max: SessionsMax { max: u32::MAX, key: "" },
                 queue: Queue { max: 0, ns_max: 0 },
+                catalog_poll: Duration::from_secs(1),
             }],
             users: vec![UserSetup {
                 identity: Arc::new(Identity {

@@ -264,6 +264,7 @@ fn mask(kind: MaskKind) -> Mask {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
+    use std::time::Duration;
 
     use lockgate_bridge::{Queue, SessionsMax};
     use lockgate_facts::postgres::Catalog;
@@ -313,6 +314,7 @@ policy ops for user "olga" on target "orders", "ledger" {
             catalog,
             sessions_max: UNLIMITED,
             queue: Queue { max: 0, ns_max: 0 },
+            catalog_poll: Duration::from_secs(1),
         }
     }
 

@@ -24,20 +24,36 @@
 //! * When the pool runs dry, or is [held](Driver::hold_pool), receiving connections stall and go on by themselves
 //!   when slots return.
 //!
-//! Implementations: [`uring::Ring`] (io_uring). A readiness driver and a seeded simulator stand behind the same
-//! trait.
+//! * Time is the driver's: deadlines are instants of [`Driver::now`], which is the real clock's but in a simulation.
+//!
+//! Implementations: [`uring::Ring`] (io_uring), [`epoll::Poller`] (readiness, for hosts that forbid io_uring), and the
+//! `sim` module's simulator, in memory and seeded, for tests (feature `sim`).
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
+mod accepting;
+mod common;
+mod config;
+mod conns;
+pub mod epoll;
+mod files;
+mod map;
+mod outgoing;
+mod pool;
 mod probe;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod system;
+#[cfg(test)]
+mod tests;
 pub mod uring;
 mod waker;
 
+pub use config::{Config, Counts, DriverKind};
 pub use probe::{ProbeError, Report, probe};
 pub use system::{listen_socket, pin_current_thread, raise_open_files_limit, random};
 pub use waker::Waker;
@@ -206,6 +222,19 @@ pub trait Driver {
     fn turn(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()>;
     /// A handle with which any thread ends this driver's wait.
     fn waker(&self) -> Waker;
+    /// What time it is. No system call where the kernel shares its clocks with processes.
+    fn now(&self) -> Moment {
+        Moment { instant: Instant::now(), wall: SystemTime::now() }
+    }
+}
+
+/// A moment by both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Never goes back; deadlines are of this clock.
+    pub instant: Instant,
+    /// What a wall clock shows.
+    pub wall: SystemTime,
 }
 
 /// How long a turn may wait when there is nothing to do.

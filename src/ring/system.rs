@@ -37,6 +37,17 @@ pub fn pin_current_thread(core: usize) -> io::Result<()> {
     check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const wanted) })
 }
 
+/// Lets the calling thread run where the process' first thread may, whatever core its own creator is kept on.
+pub(crate) fn unpin_current_thread() -> io::Result<()> {
+    // SAFETY: a set of zeroes is a valid, empty set.
+    let mut allowed: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    let process = i32::try_from(std::process::id()).unwrap_or(0);
+    // SAFETY: the pointer and the size name `allowed`, which outlives the call.
+    check(unsafe { libc::sched_getaffinity(process, size_of::<libc::cpu_set_t>(), &raw mut allowed) })?;
+    // SAFETY: the pointer and the size name `allowed`, which outlives the call.
+    check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const allowed) })
+}
+
 /// A listening TCP socket with SO_REUSEADDR and, so that each worker has its own on the same address,
 /// SO_REUSEPORT. `backlog` is in connections.
 ///
@@ -101,7 +112,7 @@ pub(crate) fn limits(resource: libc::__rlimit_resource_t) -> io::Result<libc::rl
     Ok(limit)
 }
 
-/// A blocking socket: on one that is not, io_uring would report EAGAIN instead of waiting.
+/// A blocking socket, as io_uring needs it: on one that is not, it would report EAGAIN instead of waiting.
 pub(crate) fn stream_socket(address: &SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: takes no pointer.
@@ -111,27 +122,26 @@ pub(crate) fn stream_socket(address: &SocketAddr) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// What every stream is to have: no delay for the sake of fuller packets, and probes that find a dead peer. Accepted
+/// sockets inherit both from their listener, which saves two calls for each.
+pub(crate) fn prepare_stream(fd: RawFd) -> io::Result<()> {
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    set_option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)
+}
+
 pub(crate) fn set_option(fd: RawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     let len = libc::socklen_t::try_from(size_of::<i32>()).unwrap_or(0);
     // SAFETY: the pointer and the length name `value`, which outlives the call.
     check(unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), len) })
 }
 
-/// A dialing socket's options. The kernel's probes find a peer that is gone without a word while nothing is sent to it,
-/// be it that a session idles or that an answer is waited for: within a minute. There is no TCP_USER_TIMEOUT: it would
-/// also end connections to a peer that is alive and takes nothing for a while, as a server does whose COPY waits for a
-/// lock.
-pub(crate) fn dialing_options(fd: RawFd) -> io::Result<()> {
-    for (level, name, value) in [
-        (libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
-        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
-        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS),
-        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS),
-        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, KEEPALIVE_PROBES),
-    ] {
-        set_option(fd, level, name, value)?;
-    }
-    Ok(())
+/// Has the kernel find out when a dialed peer is gone without a word while nothing is sent to it, be it that a session
+/// idles or that an answer is waited for: within a minute. There is no TCP_USER_TIMEOUT: it would also end connections
+/// to a peer that is alive and takes nothing for a while, as a server does whose COPY waits for a lock.
+pub(crate) fn probe_peer(fd: RawFd) -> io::Result<()> {
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)?;
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS)?;
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, KEEPALIVE_PROBES)
 }
 
 fn check(result: i32) -> io::Result<()> {

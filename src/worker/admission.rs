@@ -34,6 +34,12 @@ impl Admission {
         true
     }
 
+    /// Connections that count as unauthenticated.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        usize::try_from(self.waiting_total).unwrap().max(self.waiting.len())
+    }
+
     /// A connection that entered has been authenticated, or is gone.
     pub(crate) fn leave(&mut self, address: IpAddr) {
         let network = network(address);

@@ -31,6 +31,12 @@ impl Keys {
         self.by_process.entry(process_id).or_default().push(Entry { secret, session });
     }
 
+    /// Sessions with a key.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.by_process.values().map(Vec::len).sum()
+    }
+
     /// The session that owns the key. Every candidate is compared, each in constant time, so that how long it takes
     /// says nothing about a secret.
     pub(crate) fn find(&self, request: &CancelRequest) -> Option<Key> {

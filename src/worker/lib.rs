@@ -1,4 +1,4 @@
-//! The data plane: one pinned thread with its own ring, listeners, sessions and recording. With this crate no byte
+//! The data plane: one pinned thread with its own driver, listeners, sessions and recording. With this crate no byte
 //! passes between a client and a target but through a lane, and no command before its record is as safe as
 //! configured.
 //!
@@ -45,7 +45,7 @@ use std::time::Instant;
 use lockgate_bridge::{Counters, Inbox, Notice, Order, Outlet, Snapshot};
 use lockgate_lane::ListenerRules;
 use lockgate_recording::SeriesStart;
-use lockgate_ring::Waker;
+use lockgate_ring::{DriverKind, Waker};
 
 /// Everything a worker is made of.
 pub struct Setup {
@@ -53,6 +53,8 @@ pub struct Setup {
     pub index: u32,
     /// How many workers there are.
     pub workers: u32,
+    /// How it reaches the kernel.
+    pub driver: DriverKind,
     /// The core to run on; `None`: wherever the scheduler puts it.
     pub core: Option<usize>,
     /// Its own listening sockets (`SO_REUSEPORT`).
@@ -75,7 +77,7 @@ pub struct Setup {
     pub recording: RecordingSetup,
     /// The process' start: the zero of every monotonic time.
     pub started: Instant,
-    /// Called once, on the worker's thread, with its ring's waker, before the first turn.
+    /// Called once, on the worker's thread, with its driver's waker, before the first turn.
     pub wake: Box<dyn FnOnce(Waker) + Send>,
 }
 
@@ -152,7 +154,7 @@ pub enum Durability {
 /// it does is [`Notice::Stopped`].
 ///
 /// # Errors
-/// The ring cannot be made, a listener cannot be taken, or the ring itself fails.
+/// The driver cannot be made, a listener cannot be taken, or the driver itself fails.
 pub fn run(setup: Setup) -> io::Result<()> {
     turn::run(setup)
 }

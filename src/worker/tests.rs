@@ -1,23 +1,54 @@
-//! Whole workers on a real ring, between a scripted client and a scripted server.
+//! Whole workers on each real driver, between a scripted client and a scripted server.
 
 mod client;
 mod gate;
 mod server;
+mod sim;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use lockgate_ring::DriverKind;
+
 use crate::Durability;
 use client::Client;
 use gate::{Gate, Options};
 
-#[test]
-fn a_session_goes_through_with_and_without_tls_on_either_leg() {
+/// Makes a test of each function for each driver.
+macro_rules! stamp {
+    ($($name:ident,)*) => {
+        mod io_uring {
+            $(#[test] fn $name() { super::$name(super::DriverKind::IoUring); })*
+        }
+        mod epoll {
+            $(#[test] fn $name() { super::$name(super::DriverKind::Epoll); })*
+        }
+    };
+}
+
+stamp! {
+    a_session_goes_through_with_and_without_tls_on_either_leg,
+    bulk_arrives_whole_on_every_leg,
+    a_client_that_does_not_read_stops_the_server_and_nobody_else,
+    a_server_that_does_not_read_stops_its_client,
+    a_cancel_key_works_and_a_foreign_one_does_nothing,
+    too_many_unauthenticated_connections_are_refused_until_one_leaves,
+    a_silent_connection_is_closed_at_its_deadline_and_holds_nobody_up,
+    a_drain_lets_a_command_end_and_then_ends_everything,
+    a_drain_ends_at_its_deadline,
+    a_snapshot_that_admits_nobody_ends_sessions_and_is_announced,
+    a_recording_that_fails_lets_no_command_pass_until_it_goes_on,
+    the_next_address_is_tried_when_one_refuses,
+    a_server_whose_certificate_is_not_trusted_gets_no_password,
+    bytes_behind_the_request_for_tls_close_the_session,
+}
+
+fn a_session_goes_through_with_and_without_tls_on_either_leg(driver: DriverKind) {
     for client_tls in [false, true] {
         for server_tls in [false, true] {
             for durability in [Durability::Async, Durability::Os] {
-                let gate = Gate::start(Options { server_tls, durability, ..Options::default() });
+                let gate = Gate::start(Options { server_tls, durability, ..Options::on(driver) });
                 let mut client = Client::connect(&gate, client_tls);
                 for n in 0..20 {
                     assert_eq!(client.query(&format!("SELECT {n}")), format!("echo SELECT {n}"));
@@ -30,10 +61,9 @@ fn a_session_goes_through_with_and_without_tls_on_either_leg() {
     }
 }
 
-#[test]
-fn bulk_arrives_whole_on_every_leg() {
+fn bulk_arrives_whole_on_every_leg(driver: DriverKind) {
     for (client_tls, server_tls) in [(false, false), (true, false), (false, true), (true, true)] {
-        let gate = Gate::start(Options { server_tls, ..Options::default() });
+        let gate = Gate::start(Options { server_tls, ..Options::on(driver) });
         let mut client = Client::connect(&gate, client_tls);
         for _ in 0..3 {
             assert_eq!(client.rows("BULK 400"), (400, 400 * server::ROW_BYTES));
@@ -43,10 +73,9 @@ fn bulk_arrives_whole_on_every_leg() {
     }
 }
 
-#[test]
-fn a_client_that_does_not_read_stops_the_server_and_nobody_else() {
+fn a_client_that_does_not_read_stops_the_server_and_nobody_else(driver: DriverKind) {
     for client_tls in [false, true] {
-        let gate = Gate::start(Options::default());
+        let gate = Gate::start(Options::on(driver));
         let mut slow = Client::connect(&gate, client_tls);
         slow.send_query("BULK 20000");
         let mut other = Client::connect(&gate, false);
@@ -71,9 +100,8 @@ fn a_client_that_does_not_read_stops_the_server_and_nobody_else() {
     }
 }
 
-#[test]
-fn a_server_that_does_not_read_stops_its_client() {
-    let gate = Gate::start(Options::default());
+fn a_server_that_does_not_read_stops_its_client(driver: DriverKind) {
+    let gate = Gate::start(Options::on(driver));
     let mut client = Client::connect(&gate, false);
     client.send_query("SLEEP");
     let padding = "x".repeat(100 << 10);
@@ -87,10 +115,9 @@ fn a_server_that_does_not_read_stops_its_client() {
     gate.stop_and_verify("slow server");
 }
 
-#[test]
-fn a_cancel_key_works_and_a_foreign_one_does_nothing() {
+fn a_cancel_key_works_and_a_foreign_one_does_nothing(driver: DriverKind) {
     for server_tls in [false, true] {
-        let gate = Gate::start(Options { server_tls, ..Options::default() });
+        let gate = Gate::start(Options { server_tls, ..Options::on(driver) });
         let mut client = Client::connect(&gate, false);
         let (process_id, secret) = client.key.clone();
         assert_eq!(process_id, server::PROCESS_ID);
@@ -110,10 +137,9 @@ fn a_cancel_key_works_and_a_foreign_one_does_nothing() {
     }
 }
 
-#[test]
-fn too_many_unauthenticated_connections_are_refused_until_one_leaves() {
+fn too_many_unauthenticated_connections_are_refused_until_one_leaves(driver: DriverKind) {
     let limits = crate::Limits { unauthenticated_per_address_max: 2, ..Default::default() };
-    let gate = Gate::start(Options { limits, ..Options::default() });
+    let gate = Gate::start(Options { limits, ..Options::on(driver) });
     let first = TcpStream::connect(gate.address).unwrap();
     let _second = TcpStream::connect(gate.address).unwrap();
     let mut third = TcpStream::connect(gate.address).unwrap();
@@ -126,10 +152,9 @@ fn too_many_unauthenticated_connections_are_refused_until_one_leaves() {
     gate.stop_and_verify("limits");
 }
 
-#[test]
-fn a_silent_connection_is_closed_at_its_deadline_and_holds_nobody_up() {
+fn a_silent_connection_is_closed_at_its_deadline_and_holds_nobody_up(driver: DriverKind) {
     let lane_limits = lockgate_lane::Limits { login_ns_max: 300_000_000, ..Default::default() };
-    let gate = Gate::start(Options { lane_limits, ..Options::default() });
+    let gate = Gate::start(Options { lane_limits, ..Options::on(driver) });
     let mut silent = TcpStream::connect(gate.address).unwrap();
     let started = Instant::now();
     let mut client = Client::connect(&gate, false);
@@ -141,9 +166,8 @@ fn a_silent_connection_is_closed_at_its_deadline_and_holds_nobody_up() {
     gate.stop_and_verify("deadline");
 }
 
-#[test]
-fn a_drain_lets_a_command_end_and_then_ends_everything() {
-    let gate = Gate::start(Options::default());
+fn a_drain_lets_a_command_end_and_then_ends_everything(driver: DriverKind) {
+    let gate = Gate::start(Options::on(driver));
     let mut idle = Client::connect(&gate, false);
     let mut busy = Client::connect(&gate, true);
     busy.send_query("WAIT");
@@ -157,9 +181,8 @@ fn a_drain_lets_a_command_end_and_then_ends_everything() {
     gate.stopped_and_verified("drain");
 }
 
-#[test]
-fn a_drain_ends_at_its_deadline() {
-    let gate = Gate::start(Options::default());
+fn a_drain_ends_at_its_deadline(driver: DriverKind) {
+    let gate = Gate::start(Options::on(driver));
     let mut busy = Client::connect(&gate, false);
     busy.send_query("WAIT");
     gate::until(|| (gate.server.waiting() == 1).then_some(()));
@@ -169,9 +192,8 @@ fn a_drain_ends_at_its_deadline() {
     gate.stopped_and_verified("drain deadline");
 }
 
-#[test]
-fn a_snapshot_that_admits_nobody_ends_sessions_and_is_announced() {
-    let gate = Gate::start(Options::default());
+fn a_snapshot_that_admits_nobody_ends_sessions_and_is_announced(driver: DriverKind) {
+    let gate = Gate::start(Options::on(driver));
     let mut client = Client::connect(&gate, false);
     assert_eq!(client.query("SELECT 1"), "echo SELECT 1");
     gate.adopt(2, true);
@@ -182,10 +204,9 @@ fn a_snapshot_that_admits_nobody_ends_sessions_and_is_announced() {
     gate.stop_and_verify("adoption");
 }
 
-#[test]
-fn a_recording_that_fails_lets_no_command_pass_until_it_goes_on() {
+fn a_recording_that_fails_lets_no_command_pass_until_it_goes_on(driver: DriverKind) {
     for durability in [Durability::Async, Durability::Os] {
-        let gate = Gate::start(Options { durability, broken_segment: true, ..Options::default() });
+        let gate = Gate::start(Options { durability, broken_segment: true, ..Options::on(driver) });
         gate::until(|| match Client::try_connect(&gate, false) {
             Err(error) if error.starts_with("58030") => Some(()),
             _ => None,
@@ -198,26 +219,23 @@ fn a_recording_that_fails_lets_no_command_pass_until_it_goes_on() {
     }
 }
 
-#[test]
-fn the_next_address_is_tried_when_one_refuses() {
-    let gate = Gate::start(Options { dead_address_first: true, ..Options::default() });
+fn the_next_address_is_tried_when_one_refuses(driver: DriverKind) {
+    let gate = Gate::start(Options { dead_address_first: true, ..Options::on(driver) });
     let mut client = Client::connect(&gate, false);
     assert_eq!(client.query("SELECT 1"), "echo SELECT 1");
     gate.stop_and_verify("addresses");
 }
 
-#[test]
-fn a_server_whose_certificate_is_not_trusted_gets_no_password() {
-    let gate = Gate::start(Options { server_tls: true, distrust: true, ..Options::default() });
+fn a_server_whose_certificate_is_not_trusted_gets_no_password(driver: DriverKind) {
+    let gate = Gate::start(Options { server_tls: true, distrust: true, ..Options::on(driver) });
     let error = Client::try_connect(&gate, false).err().unwrap();
     assert!(error.contains("ertificate"), "{error}");
     assert_eq!(gate.server.startups(), 0);
     gate.stop_and_verify("distrust");
 }
 
-#[test]
-fn bytes_behind_the_request_for_tls_close_the_session() {
-    let gate = Gate::start(Options::default());
+fn bytes_behind_the_request_for_tls_close_the_session(driver: DriverKind) {
+    let gate = Gate::start(Options::on(driver));
     let mut stream = TcpStream::connect(gate.address).unwrap();
     stream.write_all(&[0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f, 0x16, 3, 1]).unwrap();
     let answer = read_to_end(&mut stream);

@@ -3,13 +3,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use lockgate_bridge::{Counters, Inbox, Notice, Order, Outlet, Snapshot};
 use lockgate_lane::{Answer, Judge, ListenerRules, Outbox};
 use lockgate_recording::{Record, SessionId, Time};
-use lockgate_ring::uring::{Config, Ring};
-use lockgate_ring::{Driver, Event, ListenerId, Wait};
+use lockgate_ring::epoll::Poller;
+use lockgate_ring::uring::Ring;
+use lockgate_ring::{Config, Driver, DriverKind, Event, ListenerId, Moment, Wait, Waker};
 
 use crate::admission::Admission;
 use crate::cancel::Courier;
@@ -104,25 +105,26 @@ pub(crate) enum Mode {
     Stopping,
 }
 
-/// Where times come from.
+/// Turns the driver's time into that of lanes and records, and back.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock {
     pub started: Instant,
 }
 
 impl Clock {
-    fn now(self) -> Time {
-        let monotonic = self.started.elapsed().as_nanos();
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    fn time(self, now: Moment) -> Time {
+        let monotonic = now.instant.saturating_duration_since(self.started).as_nanos();
+        let wall = now.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
         Time {
             monotonic_ns: u64::try_from(monotonic).unwrap_or(u64::MAX),
             wall_us: u64::try_from(wall).unwrap_or(u64::MAX),
         }
     }
 
-    fn instant(self, monotonic_ns: u64) -> Instant {
-        let offset = Duration::from_nanos(monotonic_ns);
-        self.started.checked_add(offset).unwrap_or_else(Instant::now)
+    /// The same moment for the driver; one that no clock will ever show is a wait without end.
+    fn wait_until(self, monotonic_ns: u64) -> Wait {
+        let instant = self.started.checked_add(Duration::from_nanos(monotonic_ns));
+        instant.map_or(Wait::Forever, Wait::Until)
     }
 }
 
@@ -134,10 +136,11 @@ pub(crate) fn run(mut setup: Setup) -> io::Result<()> {
     let outlet = setup.outlet.clone();
     let worker = setup.index;
     let wake = std::mem::replace(&mut setup.wake, Box::new(|_| ()));
-    let result = Ring::new(ring_config(&setup.limits)).and_then(|ring| {
-        wake(ring.waker());
-        Worker::new(ring, setup, lockgate_ring::random)?.turns()
-    });
+    let config = ring_config(&setup.limits);
+    let result = match setup.driver {
+        DriverKind::IoUring => Ring::new(config).and_then(|ring| work(ring, setup, wake)),
+        DriverKind::Epoll => Poller::new(config).and_then(|poller| work(poller, setup, wake)),
+    };
     if let Err(error) = &result {
         tracing::error!(worker, %error, "the worker has failed");
     }
@@ -145,7 +148,12 @@ pub(crate) fn run(mut setup: Setup) -> io::Result<()> {
     result
 }
 
-/// The ring's limits follow the worker's: a session has two connections, a cancel request one more.
+fn work<D: Driver>(driver: D, setup: Setup, wake: Box<dyn FnOnce(Waker) + Send>) -> io::Result<()> {
+    wake(driver.waker());
+    Worker::new(driver, setup, lockgate_ring::random)?.turns()
+}
+
+/// The driver's limits follow the worker's: a session has two connections, a cancel request one more.
 fn ring_config(limits: &Limits) -> Config {
     Config {
         connections_max: limits.sessions_max.saturating_mul(2).saturating_add(SPARE_CONNECTIONS),
@@ -180,7 +188,9 @@ impl<D: Driver> Worker<D> {
             let id = ring.listen(listener.socket)?;
             listeners.push(Listening { id, rules: listener.rules, tls: listener.tls });
         }
+        setup.counters.io_uring.set(u64::from(setup.driver == DriverKind::IoUring));
         let clock = Clock { started: setup.started };
+        let now = clock.time(ring.now());
         let mut worker = Worker {
             ring,
             index: setup.index,
@@ -194,7 +204,7 @@ impl<D: Driver> Worker<D> {
             peers: setup.peers,
             counters: setup.counters,
             clock,
-            now: clock.now(),
+            now,
             mode: Mode::Running,
             sessions: Table::new(),
             couriers: Table::new(),
@@ -239,7 +249,7 @@ impl<D: Driver> Worker<D> {
         self.commit();
         let wait = self.wait();
         self.ring.turn(wait, events)?;
-        self.now = self.clock.now();
+        self.now = self.clock.time(self.ring.now());
         self.counters.turns.add(1);
         self.take_orders();
         for event in events.drain(..) {
@@ -278,12 +288,12 @@ impl<D: Driver> Worker<D> {
         let next = [self.timers.next_ns(), self.recorder.deadline_ns(), mail].into_iter().flatten().min();
         match next {
             Some(at_ns) if at_ns <= self.now.monotonic_ns => Wait::No,
-            Some(at_ns) => Wait::Until(self.clock.instant(at_ns)),
+            Some(at_ns) => self.clock.wait_until(at_ns),
             None => Wait::Forever,
         }
     }
 
-    fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.mode == Mode::Stopping && self.recorder.is_done() && !self.mail.is_waiting()
     }
 

@@ -1,4 +1,4 @@
-"""Obtains PostgreSQL's regression suite: a server and the source of the very same version, both cached."""
+"""Obtains PostgreSQL's own suites: a server and the source of the very same version, both cached."""
 
 import os
 import pathlib
@@ -9,30 +9,35 @@ import typing
 from support import machine
 from support.machine import Trouble, say
 
-MAJOR = 18
-# Newer Debian suites than the stable one offer the newer source; only their lists of sources are read, into lists
-# of our own: the system's stay as they are.
-SUITES = ("forky", "sid", "trixie")
+# Debian's releases that offer the source of the oldest and the newest server; only their lists of sources are read,
+# into lists of our own: the system's stay as they are.
+SUITES = ("forky", "sid", "trixie", "bookworm")
 CONFIGURE = ("--without-icu", "--without-readline", "--without-zlib", "--enable-option-checking=fatal", "CFLAGS=-O1")
+PROGRAMS = ("src/test/regress", "contrib/spi", "src/test/isolation", "src/test/modules/libpq_pipeline")
 
 
 class Kit(typing.NamedTuple):
     version: str
     server: pathlib.Path
     """bin/ and lib/ of the server."""
-    suite: pathlib.Path
+    regress: pathlib.Path
     """pg_regress, regress.so, sql/, expected/, data/, schedules."""
+    isolation: pathlib.Path
+    """pg_isolation_regress, isolationtester, specs/, expected/, the schedule."""
+    pipeline: pathlib.Path
+    """libpq_pipeline, its driver in Perl (t/), traces/."""
 
 
-def prepare():
-    """The kit from the cache, or made anew."""
+def prepare(major):
+    """The kit of a major version from the cache, or made anew."""
     home = machine.CACHE / "regress"
     home.mkdir(parents=True, exist_ok=True)
-    for done in sorted(home.glob("*/done"), reverse=True):
-        return _kit(done.parent)
+    for done in sorted(home.glob(f"{major}.*/done"), reverse=True):
+        if (done.parent / "pipeline").exists():
+            return _kit(done.parent)
     machine.need("build-essential", "bison", "flex", "perl", "bzip2")
     lists = _lists(home)
-    versions = _versions(lists)
+    versions = _versions(lists, major)
     for version in versions:
         wheel = _wheel(home, version)
         if wheel:
@@ -42,7 +47,7 @@ def prepare():
 
 
 def _kit(folder):
-    return Kit(folder.name, folder / "server", folder / "suite")
+    return Kit(folder.name, *(folder / part for part in ("server", "regress", "isolation", "pipeline")))
 
 
 def _lists(home):
@@ -78,12 +83,12 @@ def _mirror():
     )
 
 
-def _versions(lists):
+def _versions(lists, major):
     """Upstream versions on offer, newest first."""
-    shown = machine.run(["apt-cache", *lists, "showsrc", f"postgresql-{MAJOR}"], what="looking for the source")
-    found = set(re.findall(rf"^Version: ({MAJOR}\.\d+)-", shown, re.MULTILINE))
+    shown = machine.run(["apt-cache", *lists, "showsrc", f"postgresql-{major}"], what="looking for the source")
+    found = set(re.findall(rf"^Version: ({major}\.\d+)-", shown, re.MULTILINE))
     if not found:
-        raise Trouble(f"Debian offers no source of postgresql-{MAJOR} in {', '.join(SUITES)}")
+        raise Trouble(f"Debian offers no source of postgresql-{major} in {', '.join(SUITES)}")
     return sorted(found, key=lambda version: int(version.split(".")[1]), reverse=True)
 
 
@@ -101,7 +106,7 @@ def _wheel(home, version):
 
 
 def _make(home, lists, version, wheel):
-    say(f"preparing PostgreSQL {version}'s regression suite (once)")
+    say(f"preparing PostgreSQL {version}'s own suites (once)")
     folder = home / version
     shutil.rmtree(folder, ignore_errors=True)
     build = folder / "build"
@@ -114,23 +119,35 @@ def _make(home, lists, version, wheel):
     else:
         machine.run(["make", jobs, "-s"], what="building PostgreSQL", cwd=build)
         machine.run(["make", "-s", "install"], what="installing PostgreSQL into the cache", cwd=build)
-    for part in ("src/test/regress", "contrib/spi"):
-        machine.run(["make", jobs, "-s", "-C", part, "all"], what="building pg_regress", cwd=build)
-    suite = folder / "suite"
-    shutil.copytree(source / "src/test/regress", suite)
-    for made in ("src/test/regress/pg_regress", "src/test/regress/regress.so", "contrib/spi/autoinc.so", "contrib/spi/refint.so"):
-        shutil.copy2(build / made, suite)
+    for part in PROGRAMS:
+        machine.run(["make", jobs, "-s", "-C", part, "all"], what=f"building {part}", cwd=build)
+    kit = _kit(folder)
+    _gather(kit, source, build)
     shutil.rmtree(build)
     shutil.rmtree(source)
     (folder / "done").touch()
-    return _kit(folder)
+    return kit
+
+
+def _gather(kit, source, build):
+    """Each suite's files and programs into a folder of its own."""
+    regress, isolation, pipeline = (pathlib.Path("src/test") / part for part in ("regress", "isolation", "modules/libpq_pipeline"))
+    shutil.copytree(source / regress, kit.regress)
+    for made in (regress / "pg_regress", regress / "regress.so", "contrib/spi/autoinc.so", "contrib/spi/refint.so"):
+        shutil.copy2(build / made, kit.regress)
+    shutil.copytree(source / isolation, kit.isolation)
+    for made in ("pg_isolation_regress", "isolationtester"):
+        shutil.copy2(build / isolation / made, kit.isolation)
+    shutil.copytree(source / pipeline, kit.pipeline)
+    shutil.copy2(build / pipeline / "libpq_pipeline", kit.pipeline)
 
 
 def _source(folder, lists, version):
     """Unpacks the upstream tarball; Debian's own patches are left out, as they are in the bundle."""
-    shown = machine.run(["apt-cache", *lists, "showsrc", f"postgresql-{MAJOR}"])
+    package = f"postgresql-{version.split('.')[0]}"
+    shown = machine.run(["apt-cache", *lists, "showsrc", package])
     exact = re.search(rf"^Version: ({re.escape(version)}-\S+)$", shown, re.MULTILINE)[1]
-    argv = ["apt-get", "-q", *lists, "source", "--download-only", f"postgresql-{MAJOR}={exact}"]
+    argv = ["apt-get", "-q", *lists, "source", "--download-only", f"{package}={exact}"]
     machine.run(argv, what="downloading PostgreSQL's source", cwd=folder)
     tarball = next(folder.glob("*.orig.tar.*"))
     before = set(folder.iterdir())

@@ -33,6 +33,7 @@ class Target:
     password: str
     tls: str = "disable"
     ca: pathlib.Path | None = None
+    catalog_poll: str | None = None
     # Lines of the configuration beside those above; an `address` there takes the place of the port.
     more: dict = dataclasses.field(default_factory=dict)
 
@@ -47,7 +48,9 @@ class User:
 class Gateway:
     """One running gateway. Use as a context manager, or start() and stop()."""
 
-    def __init__(self, folder, targets, users, policies, tls="off", durability="async", workers=2, segment="64MiB", driver=None):
+    def __init__(
+        self, folder, targets, users, policies, tls="off", durability="async", workers=2, segment="64MiB", driver=None, limits=None
+    ):
         self.folder = folder / "gateway"
         self.targets = targets
         self.users = users
@@ -57,6 +60,7 @@ class Gateway:
         self.segment = segment
         self.workers = workers
         self.driver = driver
+        self.limits = limits or {}
         self.port = None
         self.admin = None
         self.process = None
@@ -95,6 +99,7 @@ class Gateway:
 
     def _toml(self):
         lines = ['data_dir = "var"', "", "[workers]", f"count = {self.workers}", ""]
+        lines += ["[limits]", *(f"{key} = {value}" for key, value in self.limits.items()), ""]
         lines += ["[recording]", f'durability = "{self.durability}"', f'segment_bytes = "{self.segment}"', ""]
         lines += ["[[listener]]", 'protocol = "postgres"', f'bind = "127.0.0.1:{self.port}"', f'tls = "{self.tls}"', ""]
         for target in self.targets:
@@ -103,6 +108,7 @@ class Gateway:
             lines += [f"{key} = {value}" for key, value in more.items()]
             lines += [f'database = "{target.database}"', f'user = "{target.user}"', f'tls = "{target.tls}"']
             lines += [f'ca = "{target.ca}"'] if target.ca else []
+            lines += [f'catalog_poll = "{target.catalog_poll}"'] if target.catalog_poll else []
             lines += [f'password = {{ file = "secrets/target-{target.name}" }}', ""]
         for user in self.users:
             groups = ", ".join(f'"{group}"' for group in user.groups)
@@ -221,19 +227,21 @@ def replay(*words):
     return done.returncode, done.stdout.decode(errors="replace")
 
 
-def target_of(server, database, name=None, tls=False):
+def target_of(server, database, name=None, tls=False, catalog_poll=None):
     """The whole of a test's server as a target, reached as its superuser."""
     mode = "verify-full" if tls else "disable"
-    return Target(name or database, server.port, database, server.superuser, server.password, mode, server.authority if tls else None)
+    authority = server.authority if tls else None
+    return Target(name or database, server.port, database, server.superuser, server.password, mode, authority, catalog_poll)
 
 
 @contextlib.contextmanager
-def door(server, work, database, tls=False, driver=None):
+def door(server, work, database, tls=False, driver=None, catalog_poll=None):
     """A gateway that allows everything, whose user bears the superuser's name: (port, password, environment)."""
     user = User(server.superuser, ["everyone"])
     policy = {"everything": ALLOW_EVERYTHING.format(group="everyone", target=database)}
     mode = "required" if tls else "off"
-    with Gateway(work, [target_of(server, database, tls=tls)], [user], policy, tls=mode, driver=driver) as gateway:
+    target = target_of(server, database, tls=tls, catalog_poll=catalog_poll)
+    with Gateway(work, [target], [user], policy, tls=mode, driver=driver) as gateway:
         try:
             yield gateway.port, user.password, {"PGSSLMODE": "require" if tls else "disable"}
         finally:

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 
-use lockgate_ring::uring::{Config, Ring};
-use lockgate_ring::{ConnId, Driver, Event, Wait, listen_socket, raise_open_files_limit};
+use lockgate_ring::uring::Ring;
+use lockgate_ring::{Config, ConnId, Driver, Event, Wait, listen_socket, raise_open_files_limit};
 
 /// Slots that one direction may keep from the pool before its source is paused.
 const PINNED_MAX: usize = 64;

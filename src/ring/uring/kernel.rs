@@ -11,10 +11,8 @@ use io_uring::types::{CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
 use super::token::{Kind, Token};
+use crate::outgoing::GATHER_MAX;
 use crate::system::SocketAddress;
-
-/// Most pieces of one gather send; the kernel allows 1024. A result of many masked values is made of many.
-pub(super) const GATHER_MAX: usize = 512;
 
 /// Vectors that can be in use between two submissions: one fewer left than a gather may need makes a submission.
 const VECTORS: usize = 8 * GATHER_MAX;

@@ -2,15 +2,12 @@
 
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::kernel::Kernel;
 use super::token::{Kind, Token};
 use crate::ListenerId;
-
-/// How long accepting rests after it failed, for want of descriptors or memory for instance: long enough to cost nothing, short
-/// enough that a client's patience outlasts it.
-const REST: Duration = Duration::from_millis(50);
+use crate::accepting::{REST, is_passing};
 
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
@@ -95,22 +92,4 @@ impl Listeners {
     fn get_mut(&mut self, id: u32) -> Option<&mut Listener> {
         self.all.get_mut(usize::try_from(id).ok()?)
     }
-}
-
-/// Errors of the one connection that was to be accepted (accept(2) names them). Others would come again at once.
-fn is_passing(error: i32) -> bool {
-    matches!(
-        error,
-        libc::ECANCELED
-            | libc::ECONNABORTED
-            | libc::EINTR
-            | libc::EAGAIN
-            | libc::ENETDOWN
-            | libc::EPROTO
-            | libc::ENOPROTOOPT
-            | libc::EHOSTDOWN
-            | libc::ENONET
-            | libc::EHOSTUNREACH
-            | libc::ENETUNREACH
-    )
 }

@@ -7,9 +7,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use super::conns::Phase;
-use super::{Config, Ring};
-use crate::{Driver, Event, Wait};
+use super::Ring;
+use crate::conns::Phase;
+use crate::{Config, Driver, Event, Wait};
 
 const SLOTS: u16 = 8;
 const SLOT_BYTES: u32 = 64;
@@ -37,7 +37,7 @@ pub(super) fn bundles_work() -> io::Result<bool> {
         return Ok(false);
     }
     let (ours, mut peer) = UnixStream::pair()?;
-    let conn = ring.conns.insert(TcpStream::from(OwnedFd::from(ours)), Phase::Open)?;
+    let conn = ring.common.conns.insert(TcpStream::from(OwnedFd::from(ours)), Phase::Open)?;
     ring.resume(conn);
     for round in 0..ROUNDS {
         let sent: Vec<u8> = (0..ROUND_BYTES).map(|at| at ^ (round << 5)).collect();

@@ -1,5 +1,7 @@
 //! What a completion is about, in the 64 bits that the kernel carries for each operation.
 
+use crate::conns::INDEX_MAX;
+
 /// The operation a completion ends. The numbers stand in the tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -67,9 +69,6 @@ pub(super) struct Token {
     pub(super) index: u32,
     pub(super) generation: u32,
 }
-
-/// Highest number of things of one kind that a token can tell apart.
-pub(super) const INDEX_MAX: u32 = (1 << 28) - 1;
 
 const KIND_SHIFT: u32 = 60;
 const INDEX_SHIFT: u32 = 32;

@@ -15,6 +15,7 @@ use lockgate_lane::{
 };
 use lockgate_policy_dsl::Source;
 use lockgate_recording::{Recovery, SEGMENT_BYTES_MIN, SeriesStart, Time, create_segment, verify};
+use lockgate_ring::DriverKind;
 
 use super::server::Server;
 use crate::tls::tests::{fixture, name};
@@ -25,6 +26,7 @@ pub(crate) const PASSWORD: &str = "correct horse";
 pub(crate) const TARGET: &str = "orders";
 
 pub(crate) struct Options {
+    pub(crate) driver: DriverKind,
     pub(crate) server_tls: bool,
     /// The gateway does not trust the server's certificate.
     pub(crate) distrust: bool,
@@ -39,9 +41,10 @@ pub(crate) struct Options {
     pub(crate) queue: Queue,
 }
 
-impl Default for Options {
-    fn default() -> Options {
+impl Options {
+    pub(crate) fn on(driver: DriverKind) -> Options {
         Options {
+            driver,
             server_tls: false,
             distrust: false,
             durability: Durability::Async,
@@ -126,6 +129,7 @@ impl Gate {
         let setup = Setup {
             index: 0,
             workers: 1,
+            driver: options.driver,
             core: None,
             listeners: vec![ListenerSetup {
                 socket,

@@ -5,9 +5,11 @@
 
 use std::ops::Range;
 
-use super::kernel::GATHER_MAX;
-use super::pool::Pool;
 use crate::Lease;
+use crate::pool::Pool;
+
+/// Most pieces of one gather send; the kernel allows 1024. A result of many masked values is made of many.
+pub(crate) const GATHER_MAX: usize = 512;
 
 /// Copy buffers for short messages: with one message queued on each of 10,000 connections, 20 MiB.
 const CHUNK_SMALL_BYTES: usize = 2 << 10;
@@ -42,7 +44,7 @@ struct Piece {
 /// One connection's queue. The first `in_flight` pieces are the kernel's to read: they stay as they are until
 /// [`Outgoing::taken`].
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     head: u32,
     tail: u32,
     /// The last piece out of a slot, for as long as it is queued.
@@ -71,21 +73,21 @@ impl Default for Queue {
 }
 
 impl Queue {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.pieces == 0
     }
 
-    pub(super) fn is_sending(&self) -> bool {
+    pub(crate) fn is_sending(&self) -> bool {
         self.in_flight > 0
     }
 
     /// Bytes queued, those in flight included.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Slots kept from the pool.
-    pub(super) fn pinned(&self) -> u32 {
+    pub(crate) fn pinned(&self) -> u32 {
         self.pinned
     }
 
@@ -95,14 +97,14 @@ impl Queue {
 }
 
 /// What to send next.
-pub(super) enum Gathered {
+pub(crate) enum Gathered {
     Nothing,
     One(*const u8, u32),
     Many(usize),
 }
 
 #[derive(Debug)]
-pub(super) struct Outgoing {
+pub(crate) struct Outgoing {
     pieces: Vec<Piece>,
     free_pieces: u32,
     chunks: Chunks,
@@ -116,12 +118,12 @@ impl Default for Outgoing {
 
 impl Outgoing {
     /// Copy buffers in use.
-    pub(super) fn chunks_in_use(&self) -> usize {
+    pub(crate) fn chunks_in_use(&self) -> usize {
         self.chunks.in_use()
     }
 
     /// Queues a part of a slot.
-    pub(super) fn push_slot(&mut self, queue: &mut Queue, pool: &mut Pool, slot: u16, range: Range<u32>) {
+    pub(crate) fn push_slot(&mut self, queue: &mut Queue, pool: &mut Pool, slot: u16, range: Range<u32>) {
         let len = range.end.saturating_sub(range.start);
         if len == 0 {
             return;
@@ -165,7 +167,7 @@ impl Outgoing {
 
     /// Queues a copy of `bytes`: behind the last copied bytes if there is room, else in fresh buffers. Bytes that
     /// the kernel reads are not touched, for they lie before the buffer's filled end.
-    pub(super) fn push_copy(&mut self, queue: &mut Queue, bytes: &[u8]) {
+    pub(crate) fn push_copy(&mut self, queue: &mut Queue, bytes: &[u8]) {
         queue.bytes += bytes.len();
         let mut large = queue.last_chunk != NONE;
         let mut rest = self.extend_chunk(queue, bytes);
@@ -200,7 +202,7 @@ impl Outgoing {
     }
 
     /// Marks as in flight what fits into one send, and tells where it lies.
-    pub(super) fn gather(&mut self, queue: &mut Queue, pool: &Pool, vectors: &mut [libc::iovec]) -> Gathered {
+    pub(crate) fn gather(&mut self, queue: &mut Queue, pool: &Pool, vectors: &mut [libc::iovec]) -> Gathered {
         let mut at = queue.head;
         let mut count = 0;
         for vector in vectors.iter_mut().take(GATHER_MAX) {
@@ -234,7 +236,7 @@ impl Outgoing {
     }
 
     /// The send in flight is over; the kernel took `bytes` of it.
-    pub(super) fn taken(&mut self, queue: &mut Queue, pool: &mut Pool, bytes: usize) {
+    pub(crate) fn taken(&mut self, queue: &mut Queue, pool: &mut Pool, bytes: usize) {
         queue.in_flight = 0;
         let mut rest = bytes;
         while rest > 0
@@ -254,7 +256,7 @@ impl Outgoing {
     }
 
     /// Throws away what the kernel does not read: everything, or everything behind the send in flight.
-    pub(super) fn discard(&mut self, queue: &mut Queue, pool: &mut Pool) {
+    pub(crate) fn discard(&mut self, queue: &mut Queue, pool: &mut Pool) {
         let mut kept = Queue { in_flight: queue.in_flight, ..Queue::default() };
         let mut rest = std::mem::take(queue);
         while let Some(piece) = self.piece(rest.head).copied() {

@@ -1,8 +1,11 @@
-//! The receive pool: slots that are either the kernel's to fill or ours to read, never both.
+//! The receive pool: slots that are either to be filled or to be read, never both.
 //!
-//! A slot is the kernel's from [`Pool::provide`] until a completion names it ([`Pool::take`]); then its
-//! reference count (leases and queued sends) is at least one until the last [`Pool::release`] gives it back. So
-//! a count above zero is the proof, checked by every access, that the kernel does not write into the slot.
+//! Who fills them is decided once. With [`Pool::register`] it is the kernel, in the order in which it got them: a slot
+//! is its own from [`Pool::provide`] until a completion names it ([`Pool::take`]). With [`Pool::open`] it is the driver
+//! itself ([`Pool::vectors`], [`Pool::take_next`]), the slot that came back last first, for it is the likeliest to be
+//! in the cache. A slot that is taken has a reference count (leases and queued sends) of at least one until the last
+//! [`Pool::release`] gives it back. So a count above zero is the proof, checked by every access, that nobody writes
+//! into the slot.
 
 use std::io;
 use std::ops::Range;
@@ -12,26 +15,29 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
-use super::map::Map;
 use crate::Lease;
+use crate::map::Map;
 
 /// The only buffer group of a ring.
-pub(super) const GROUP: u16 = 0;
+pub(crate) const GROUP: u16 = 0;
 
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(crate) struct Pool {
     /// Buffer ring first, then the slots.
     map: Map,
     slots_at: usize,
     slot_bytes: u32,
     ring_mask: u16,
+    /// The kernel fills the slots.
+    registered: bool,
     /// Where the next slot is provided; shown to the kernel with each one.
     tail: u16,
-    /// Which slot stands where in the ring, to follow a bundle from its first slot to the next.
+    /// Which slot stands where in the ring, to follow a bundle from its first slot to the next. In a pool that is not
+    /// the kernel's: the free slots, the next one last.
     order: Box<[u16]>,
     place: Box<[u16]>,
     refs: Box<[u32]>,
-    /// Slots that the kernel may fill, less those in completions not yet reaped.
+    /// Slots that can be filled, less those in completions not yet reaped.
     available: u32,
     held: bool,
     withheld: Vec<u16>,
@@ -40,7 +46,7 @@ pub(super) struct Pool {
 const PAGE_BYTES: usize = 4096;
 
 impl Pool {
-    pub(super) fn new(slots: u16, slot_bytes: u32) -> io::Result<Pool> {
+    pub(crate) fn new(slots: u16, slot_bytes: u32) -> io::Result<Pool> {
         let invalid = || io::Error::new(io::ErrorKind::InvalidInput, "the pool's size is out of range");
         let ring_entries = slots.checked_next_power_of_two().filter(|n| *n <= 1 << 15).ok_or_else(invalid)?;
         if slots == 0 || slot_bytes == 0 {
@@ -55,6 +61,7 @@ impl Pool {
             slots_at,
             slot_bytes,
             ring_mask: ring_entries - 1,
+            registered: false,
             tail: 0,
             order: vec![0; usize::from(ring_entries)].into(),
             place: vec![0; usize::from(slots)].into(),
@@ -66,7 +73,7 @@ impl Pool {
     }
 
     /// Shows the buffer ring to the kernel and fills it.
-    pub(super) fn register(&mut self, submitter: &Submitter<'_>) -> io::Result<()> {
+    pub(crate) fn register(&mut self, submitter: &Submitter<'_>) -> io::Result<()> {
         let Some(base) = self.map.at(0, self.slots_at) else {
             return Err(io::Error::from_raw_os_error(libc::EFAULT));
         };
@@ -74,37 +81,50 @@ impl Pool {
         // SAFETY: the mapping begins with the ring's entries, is page-aligned, and outlives the kernel's use: the
         // ring is closed before the pool is dropped.
         unsafe { submitter.register_buf_ring_with_flags(address, self.ring_mask + 1, GROUP, 0) }?;
-        for slot in 0..self.slots() {
-            self.provide(slot);
-        }
+        self.registered = true;
+        self.open();
         Ok(())
     }
 
+    /// All slots can be filled from now on.
+    pub(crate) fn open(&mut self) {
+        for slot in 0..self.slots() {
+            self.provide(slot);
+        }
+    }
+
     /// Gives the memory up for good: the kernel may still write into it.
-    pub(super) fn leak(&mut self) {
+    pub(crate) fn leak(&mut self) {
         self.map.leak();
     }
 
-    pub(super) fn slots(&self) -> u16 {
+    pub(crate) fn slots(&self) -> u16 {
         u16::try_from(self.refs.len()).unwrap_or(u16::MAX)
     }
 
-    pub(super) fn slot_bytes(&self) -> u32 {
+    pub(crate) fn slot_bytes(&self) -> u32 {
         self.slot_bytes
     }
 
-    /// Slots the kernel can fill now.
-    pub(super) fn available(&self) -> u32 {
+    /// Slots that can be filled now.
+    pub(crate) fn available(&self) -> u32 {
         self.available
     }
 
     /// Slots that somebody holds a lease on or sends from, or that are withheld.
-    pub(super) fn in_use(&self) -> usize {
+    pub(crate) fn in_use(&self) -> usize {
         self.refs.iter().filter(|refs| **refs > 0).count() + self.withheld.len()
     }
 
-    /// The slot is the kernel's from here on.
+    /// The slot can be filled from here on.
     fn provide(&mut self, slot: u16) {
+        if !self.registered {
+            if let Some(next) = usize::try_from(self.available).ok().and_then(|at| self.order.get_mut(at)) {
+                *next = slot;
+                self.available += 1;
+            }
+            return;
+        }
         let place = self.tail & self.ring_mask;
         let Some(address) = self.address(slot) else { return };
         let entry_at = usize::from(place) * size_of::<BufRingEntry>();
@@ -136,7 +156,7 @@ impl Pool {
     }
 
     /// A completion says that the kernel filled this slot: it is ours, with one reference.
-    pub(super) fn take(&mut self, slot: u16) {
+    pub(crate) fn take(&mut self, slot: u16) {
         if let Some(refs) = self.refs.get_mut(usize::from(slot)) {
             debug_assert_eq!(*refs, 0);
             *refs += 1;
@@ -144,23 +164,45 @@ impl Pool {
         }
     }
 
+    /// Names the memory of the slots that are to be filled next, as many as there are; returns how many. What is
+    /// received into them is to be [taken](Pool::take_next) before anything else is asked of the pool.
+    pub(crate) fn vectors(&self, vectors: &mut [libc::iovec]) -> usize {
+        let free = usize::try_from(self.available).ok().and_then(|free| self.order.get(..free));
+        let mut count = 0;
+        for (vector, slot) in vectors.iter_mut().zip(free.unwrap_or_default().iter().rev()) {
+            let Some(address) = self.address(*slot) else { break };
+            vector.iov_base = address.as_ptr().cast();
+            vector.iov_len = usize::try_from(self.slot_bytes).unwrap_or(0);
+            count += 1;
+        }
+        count
+    }
+
+    /// The next slot has been filled: it is taken, with one reference.
+    pub(crate) fn take_next(&mut self) -> Option<u16> {
+        let next = usize::try_from(self.available.checked_sub(1)?).ok()?;
+        let slot = *self.order.get(next)?;
+        self.take(slot);
+        Some(slot)
+    }
+
     /// The slot that a bundle fills after this one.
-    pub(super) fn following(&self, slot: u16) -> Option<u16> {
+    pub(crate) fn following(&self, slot: u16) -> Option<u16> {
         let place = self.place.get(usize::from(slot))?.wrapping_add(1) & self.ring_mask;
         self.order.get(usize::from(place)).copied()
     }
 
-    pub(super) fn lease(slot: u16, len: u32) -> Lease {
+    pub(crate) fn lease(slot: u16, len: u32) -> Lease {
         Lease { slot, range: 0..len }
     }
 
-    pub(super) fn retain(&mut self, slot: u16) {
+    pub(crate) fn retain(&mut self, slot: u16) {
         if let Some(refs) = self.refs.get_mut(usize::from(slot)) {
             *refs += 1;
         }
     }
 
-    pub(super) fn release(&mut self, slot: u16) {
+    pub(crate) fn release(&mut self, slot: u16) {
         let Some(refs) = self.refs.get_mut(usize::from(slot)) else { return };
         debug_assert!(*refs > 0, "released more often than retained");
         if *refs == 0 {
@@ -177,7 +219,7 @@ impl Pool {
         }
     }
 
-    pub(super) fn hold(&mut self, hold: bool) {
+    pub(crate) fn hold(&mut self, hold: bool) {
         self.held = hold;
         while !hold && let Some(slot) = self.withheld.pop() {
             self.provide(slot);
@@ -190,7 +232,7 @@ impl Pool {
     }
 
     /// Where a range of a slot lies; the bytes there are stable while the slot has references.
-    pub(super) fn part(&self, slot: u16, range: &Range<u32>) -> Option<(NonNull<u8>, usize)> {
+    pub(crate) fn part(&self, slot: u16, range: &Range<u32>) -> Option<(NonNull<u8>, usize)> {
         if self.refs.get(usize::from(slot)).is_none_or(|refs| *refs == 0)
             || range.start > range.end
             || range.end > self.slot_bytes
@@ -203,14 +245,14 @@ impl Pool {
         Some((unsafe { self.address(slot)?.add(start) }, len))
     }
 
-    pub(super) fn bytes(&self, lease: &Lease) -> &[u8] {
+    pub(crate) fn bytes(&self, lease: &Lease) -> &[u8] {
         let Some((at, len)) = self.part(lease.slot, &lease.range) else { return &[] };
         // SAFETY: `part` made sure that the range lies in a slot with references, which the kernel does not write
         // into; whoever writes goes through `bytes_mut`, which borrows the pool exclusively.
         unsafe { std::slice::from_raw_parts(at.as_ptr(), len) }
     }
 
-    pub(super) fn bytes_mut(&mut self, lease: &Lease) -> &mut [u8] {
+    pub(crate) fn bytes_mut(&mut self, lease: &Lease) -> &mut [u8] {
         let Some((at, len)) = self.part(lease.slot, &lease.range) else { return &mut [] };
         // SAFETY: as in `bytes`, and the exclusive borrow of the pool keeps every other slice of it away. The
         // kernel may read these bytes for a send under way; it copes with any content.
@@ -223,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slot_is_out_of_reach_when_it_is_the_kernels() {
+    fn a_slot_is_out_of_reach_when_it_is_to_be_filled() {
         let mut pool = Pool::new(4, 64).unwrap();
         let lease = Pool::lease(2, 10);
         assert_eq!(pool.bytes(&lease), b"", "nobody holds it");
@@ -258,6 +300,7 @@ mod tests {
     #[test]
     fn bundles_follow_the_order_of_the_ring() {
         let mut pool = Pool::new(4, 64).unwrap();
+        pool.registered = true;
         for slot in [2, 0, 3, 1] {
             pool.provide(slot);
         }
@@ -266,6 +309,25 @@ mod tests {
             slots.extend(pool.following(*slots.last().unwrap()));
         }
         assert_eq!(slots, [2, 0, 3, 1, 2]);
+    }
+
+    #[test]
+    fn a_pool_of_ones_own_gives_out_what_came_back_last() {
+        let mut pool = Pool::new(4, 64).unwrap();
+        pool.open();
+        let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; 3];
+        assert_eq!(pool.vectors(&mut vectors), 3);
+        let first = pool.take_next().unwrap();
+        assert_eq!(vectors[0].iov_base, pool.address(first).unwrap().as_ptr().cast());
+        let second = pool.take_next().unwrap();
+        assert_eq!(vectors[1].iov_base, pool.address(second).unwrap().as_ptr().cast());
+        pool.release(first);
+        assert_eq!(pool.take_next(), Some(first));
+        pool.take_next().unwrap();
+        pool.take_next().unwrap();
+        assert_eq!((pool.take_next(), pool.vectors(&mut vectors)), (None, 0), "all are taken");
+        pool.release(second);
+        assert_eq!((pool.available(), pool.take_next()), (1, Some(second)));
     }
 
     #[test]

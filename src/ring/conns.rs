@@ -17,65 +17,56 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd, RawFd};
 
-use super::outgoing::Queue;
-use super::token::{INDEX_MAX, Kind, Token};
 use crate::ConnId;
+use crate::outgoing::Queue;
+
+/// Highest number of places in a table: drivers carry an index in 28 bits.
+pub(crate) const INDEX_MAX: u32 = (1 << 28) - 1;
 
 /// The life of a connection; see the drawing above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     Dialing,
     Open,
     Flushing,
     Cutting,
 }
 
-/// The multishot receive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Receiving {
-    No,
-    Armed,
-    /// A cancel is under way; bytes may still come before its end is confirmed.
-    Cancelling,
-}
-
-/// One connection. It never moves a buffer that the kernel knows: those are in the pool and in `Outgoing`.
+/// One connection; `own` is what its kind of driver notes beside. It never moves a buffer that the kernel knows: those
+/// are in the pool and in `Outgoing`.
 #[derive(Debug)]
-pub(super) struct Conn {
-    pub(super) stream: TcpStream,
-    pub(super) generation: u32,
-    pub(super) phase: Phase,
-    pub(super) receiving: Receiving,
-    /// A connect is the kernel's.
-    pub(super) connecting: bool,
+pub(crate) struct Conn<O> {
+    pub(crate) stream: TcpStream,
+    pub(crate) generation: u32,
+    pub(crate) phase: Phase,
+    pub(crate) own: O,
     /// The owner wants bytes.
-    pub(super) wanted: bool,
+    pub(crate) wanted: bool,
     /// Waits in the line of those that found no slot.
-    pub(super) starved: bool,
+    pub(crate) starved: bool,
     /// Nothing more comes: end of stream or an error.
-    pub(super) ended: bool,
+    pub(crate) ended: bool,
     /// Of no further use, and the owner knows.
-    pub(super) failed: bool,
+    pub(crate) failed: bool,
     /// Waits in the line of those with something to send.
-    pub(super) dirty: bool,
+    pub(crate) dirty: bool,
     /// What is queued was above the high mark.
-    pub(super) above: bool,
+    pub(crate) above: bool,
     /// FIN is due when the queue is empty.
-    pub(super) finish: bool,
-    pub(super) finished: bool,
+    pub(crate) finish: bool,
+    pub(crate) finished: bool,
     /// A send failed, and the owner is told when the last byte has been received.
-    pub(super) send_error: Option<i32>,
-    pub(super) queue: Queue,
+    pub(crate) send_error: Option<i32>,
+    pub(crate) queue: Queue,
 }
 
-impl Conn {
-    fn new(stream: TcpStream, generation: u32, phase: Phase) -> Conn {
+impl<O: Default> Conn<O> {
+    fn new(stream: TcpStream, generation: u32, phase: Phase) -> Conn<O> {
         Conn {
             stream,
             generation,
             phase,
-            receiving: Receiving::No,
-            connecting: false,
+            own: O::default(),
             wanted: false,
             starved: false,
             ended: false,
@@ -88,50 +79,41 @@ impl Conn {
             queue: Queue::default(),
         }
     }
+}
 
-    pub(super) fn fd(&self) -> RawFd {
+impl<O> Conn<O> {
+    pub(crate) fn fd(&self) -> RawFd {
         self.stream.as_raw_fd()
     }
 
     /// The owner has called close.
-    pub(super) fn is_closing(&self) -> bool {
+    pub(crate) fn is_closing(&self) -> bool {
         matches!(self.phase, Phase::Flushing | Phase::Cutting)
     }
 
     /// Sends may still be queued.
-    pub(super) fn takes_sends(&self) -> bool {
+    pub(crate) fn takes_sends(&self) -> bool {
         !self.is_closing() && !self.finish && !self.failed && self.send_error.is_none()
     }
 
     /// The queue may go to the kernel.
-    pub(super) fn can_send(&self) -> bool {
+    pub(crate) fn can_send(&self) -> bool {
         matches!(self.phase, Phase::Open | Phase::Flushing)
             && self.send_error.is_none()
             && !self.queue.is_sending()
             && !self.queue.is_empty()
     }
 
-    pub(super) fn can_receive(&self) -> bool {
-        matches!(self.phase, Phase::Open | Phase::Flushing)
-            && self.wanted
-            && !self.ended
-            && !self.starved
-            && self.receiving == Receiving::No
-    }
-
-    pub(super) fn is_in_flight(&self) -> bool {
-        self.connecting || self.receiving != Receiving::No || self.queue.is_sending()
-    }
-
-    pub(super) fn token(&self, kind: Kind, index: u32) -> Token {
-        Token::new(kind, index, self.generation)
+    /// Bytes are wanted, may still come, and do not wait for a slot.
+    pub(crate) fn can_receive(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Flushing) && self.wanted && !self.ended && !self.starved
     }
 }
 
 /// Fixed in size, so that a flood of connections ends in refusals and not in memory.
 #[derive(Debug)]
-pub(super) struct Conns {
-    entries: Vec<Entry>,
+pub(crate) struct Conns<O> {
+    entries: Vec<Entry<O>>,
     free: Vec<u32>,
     /// Places whose connection is gone and whose owner has not been told.
     retired: Vec<u32>,
@@ -141,14 +123,14 @@ pub(super) struct Conns {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Entry<O> {
     /// Of the connection that is here, or of the next one.
     generation: u32,
-    conn: Option<Conn>,
+    conn: Option<Conn<O>>,
 }
 
-impl Conns {
-    pub(super) fn new(max: u32) -> Conns {
+impl<O: Default> Conns<O> {
+    pub(crate) fn new(max: u32) -> Conns<O> {
         Conns {
             entries: Vec::new(),
             free: Vec::new(),
@@ -158,13 +140,13 @@ impl Conns {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len() - self.free.len() - self.retired.len() - self.told.len()
     }
 
     /// # Errors
     /// When the table is full; the stream is then closed.
-    pub(super) fn insert(&mut self, stream: TcpStream, phase: Phase) -> io::Result<ConnId> {
+    pub(crate) fn insert(&mut self, stream: TcpStream, phase: Phase) -> io::Result<ConnId> {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
@@ -186,18 +168,18 @@ impl Conns {
         Ok(ConnId { index, generation: entry.generation })
     }
 
-    pub(super) fn get(&self, id: ConnId) -> Option<&Conn> {
+    pub(crate) fn get(&self, id: ConnId) -> Option<&Conn<O>> {
         let entry = self.entries.get(usize::try_from(id.index).ok()?)?;
         entry.conn.as_ref().filter(|conn| conn.generation == id.generation)
     }
 
-    pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
+    pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Conn<O>> {
         let conn = entry_mut(&mut self.entries, id.index)?.conn.as_mut()?;
         (conn.generation == id.generation).then_some(conn)
     }
 
     /// Closes the descriptor. The place is free for another generation when the owner has dealt with the end.
-    pub(super) fn remove(&mut self, id: ConnId) {
+    pub(crate) fn remove(&mut self, id: ConnId) {
         let Some(entry) = entry_mut(&mut self.entries, id.index) else { return };
         if entry.generation == id.generation && entry.conn.take().is_some() {
             entry.generation = entry.generation.wrapping_add(1);
@@ -206,17 +188,17 @@ impl Conns {
     }
 
     /// A turn begins: the owner has dealt with the ends that the last one told.
-    pub(super) fn turn_begins(&mut self) {
+    pub(crate) fn turn_begins(&mut self) {
         self.free.append(&mut self.told);
     }
 
     /// A turn has handed over its events.
-    pub(super) fn turn_ends(&mut self) {
+    pub(crate) fn turn_ends(&mut self) {
         self.told.append(&mut self.retired);
     }
 }
 
-fn entry_mut(entries: &mut [Entry], index: u32) -> Option<&mut Entry> {
+fn entry_mut<O>(entries: &mut [Entry<O>], index: u32) -> Option<&mut Entry<O>> {
     entries.get_mut(usize::try_from(index).ok()?)
 }
 
@@ -227,14 +209,14 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        assert!(size_of::<Entry>() <= 96, "{}", size_of::<Entry>());
+        assert!(size_of::<Entry<[bool; 4]>>() <= 96, "{}", size_of::<Entry<[bool; 4]>>());
     }
 
     #[test]
     fn a_dead_id_finds_nothing_and_a_full_table_refuses() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let connect = || TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let mut conns = Conns::new(2);
+        let mut conns = Conns::<()>::new(2);
         let first = conns.insert(connect(), Phase::Open).unwrap();
         let second = conns.insert(connect(), Phase::Open).unwrap();
         assert!(conns.insert(connect(), Phase::Open).is_err());

@@ -5,14 +5,14 @@ use std::ptr::NonNull;
 
 /// An anonymous mapping, zeroed; unmapped when dropped.
 #[derive(Debug)]
-pub(super) struct Map {
+pub(crate) struct Map {
     base: NonNull<u8>,
     bytes: usize,
     leaked: bool,
 }
 
 impl Map {
-    pub(super) fn new(bytes: usize) -> io::Result<Map> {
+    pub(crate) fn new(bytes: usize) -> io::Result<Map> {
         // SAFETY: asks for a new mapping wherever the kernel likes; no existing memory is touched.
         let base = unsafe {
             libc::mmap(
@@ -34,12 +34,12 @@ impl Map {
     }
 
     /// Never unmaps it.
-    pub(super) fn leak(&mut self) {
+    pub(crate) fn leak(&mut self) {
         self.leaked = true;
     }
 
     /// The address `offset` bytes in, if `bytes` from there on lie inside.
-    pub(super) fn at(&self, offset: usize, bytes: usize) -> Option<NonNull<u8>> {
+    pub(crate) fn at(&self, offset: usize, bytes: usize) -> Option<NonNull<u8>> {
         let end = offset.checked_add(bytes)?;
         if end > self.bytes {
             return None;

@@ -1,33 +1,21 @@
-//! Files that are written at explicit offsets, and the writes and syncs under way.
+//! Writes and syncs of files under way.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::kernel::Kernel;
 use super::token::{Kind, Token};
+use crate::files::Files;
 use crate::{Event, FileId};
 
 /// Longest single write handed to the kernel; what is longer goes in several.
 const WRITE_BYTES_MAX: usize = 1 << 30;
 
-/// A file id holds a 16-bit place and a 16-bit generation.
-const PLACE_BITS: u32 = 16;
-const PLACE_MASK: u32 = (1 << PLACE_BITS) - 1;
-
 #[derive(Debug, Default)]
-pub(super) struct Files {
-    files: Vec<File>,
-    free_files: Vec<u32>,
+pub(super) struct Jobs {
+    files: Files<OwnedFd>,
     jobs: Vec<Job>,
-    free_jobs: Vec<u32>,
-}
-
-#[derive(Debug)]
-struct File {
-    generation: u32,
-    fd: Option<OwnedFd>,
-    jobs: u32,
-    closing: bool,
+    free: Vec<u32>,
 }
 
 /// A write or a sync under way. The buffer is the kernel's to read until the completion.
@@ -46,43 +34,18 @@ enum Work {
     Sync,
 }
 
-impl Files {
+impl Jobs {
     pub(super) fn open(&mut self, fd: OwnedFd) -> FileId {
-        let place = self.free_files.pop().unwrap_or_else(|| {
-            self.files.push(File { generation: 0, fd: None, jobs: 0, closing: false });
-            u32::try_from(self.files.len() - 1).unwrap_or(u32::MAX)
-        });
-        let Some(file) = file_mut(&mut self.files, place).filter(|_| place < PLACE_MASK) else {
-            // More files than descriptors can be open: an id that finds nothing, so that writes fail.
-            return FileId(u32::MAX);
-        };
-        file.fd = Some(fd);
-        file.closing = false;
-        FileId((file.generation << PLACE_BITS) | place)
+        self.files.open(fd)
     }
 
     pub(super) fn close(&mut self, id: FileId) {
-        let place = id.0 & PLACE_MASK;
-        if let Some(file) = self.find(id) {
-            file.closing = true;
-            self.close_if_done(place);
-        }
-    }
-
-    fn close_if_done(&mut self, place: u32) {
-        if let Some(file) = file_mut(&mut self.files, place)
-            && file.closing
-            && file.jobs == 0
-            && file.fd.take().is_some()
-        {
-            file.generation = (file.generation + 1) & PLACE_MASK;
-            self.free_files.push(place);
-        }
+        self.files.close(id);
     }
 
     /// Open files.
-    pub(super) fn len(&self) -> usize {
-        self.files.len() - self.free_files.len()
+    pub(super) fn files(&self) -> usize {
+        self.files.len()
     }
 
     pub(super) fn write(
@@ -96,27 +59,23 @@ impl Files {
         if buf.is_empty() {
             return Some(Event::Written { token, result: Ok(()), buf });
         }
-        let Some(file) = self.find(id) else {
-            return Some(Event::Written { token, result: Err(no_such_file()), buf });
-        };
-        file.jobs += 1;
-        let job = self.begin(id.0 & PLACE_MASK, token, Work::Write { buf, offset, done: 0 });
-        self.submit(kernel, job);
+        match self.files.begin(id) {
+            Ok(file) => self.begin(kernel, file, token, Work::Write { buf, offset, done: 0 }),
+            Err(error) => return Some(Event::Written { token, result: Err(error), buf }),
+        }
         None
     }
 
     pub(super) fn sync(&mut self, kernel: &mut Kernel, id: FileId, token: u64) -> Option<Event> {
-        let Some(file) = self.find(id) else {
-            return Some(Event::Synced { token, result: Err(no_such_file()) });
-        };
-        file.jobs += 1;
-        let job = self.begin(id.0 & PLACE_MASK, token, Work::Sync);
-        self.submit(kernel, job);
+        match self.files.begin(id) {
+            Ok(file) => self.begin(kernel, file, token, Work::Sync),
+            Err(error) => return Some(Event::Synced { token, result: Err(error) }),
+        }
         None
     }
 
-    fn begin(&mut self, file: u32, token: u64, work: Work) -> u32 {
-        let at = self.free_jobs.pop().unwrap_or_else(|| {
+    fn begin(&mut self, kernel: &mut Kernel, file: u32, token: u64, work: Work) {
+        let at = self.free.pop().unwrap_or_else(|| {
             self.jobs.push(Job { generation: 0, file, token, work: Work::None });
             u32::try_from(self.jobs.len() - 1).unwrap_or(u32::MAX)
         });
@@ -125,13 +84,13 @@ impl Files {
             job.token = token;
             job.work = work;
         }
-        at
+        self.submit(kernel, at);
     }
 
     /// Hands the job, or what is left of it, to the kernel.
     fn submit(&mut self, kernel: &mut Kernel, at: u32) {
         let Some(job) = job_mut(&mut self.jobs, at) else { return };
-        let Some(fd) = file_fd(&self.files, job.file) else { return };
+        let Some(fd) = self.files.get(job.file).map(AsRawFd::as_raw_fd) else { return };
         match &job.work {
             Work::None => {}
             Work::Sync => kernel.sync(fd, Token::new(Kind::Sync, at, job.generation)),
@@ -177,39 +136,18 @@ impl Files {
     fn end(&mut self, at: u32, result: io::Result<()>) -> Option<Event> {
         let job = job_mut(&mut self.jobs, at)?;
         job.generation = job.generation.wrapping_add(1);
-        let (place, token) = (job.file, job.token);
+        let token = job.token;
         let work = std::mem::replace(&mut job.work, Work::None);
-        self.free_jobs.push(at);
-        if let Some(file) = file_mut(&mut self.files, place) {
-            file.jobs -= 1;
-        }
-        self.close_if_done(place);
+        self.files.end(job.file);
+        self.free.push(at);
         match work {
             Work::None => None,
             Work::Write { buf, .. } => Some(Event::Written { token, result, buf }),
             Work::Sync => Some(Event::Synced { token, result }),
         }
     }
-
-    fn find(&mut self, id: FileId) -> Option<&mut File> {
-        let generation = id.0 >> PLACE_BITS;
-        file_mut(&mut self.files, id.0 & PLACE_MASK)
-            .filter(|file| file.fd.is_some() && !file.closing && file.generation == generation)
-    }
-}
-
-fn file_fd(files: &[File], place: u32) -> Option<RawFd> {
-    files.get(usize::try_from(place).ok()?)?.fd.as_ref().map(AsRawFd::as_raw_fd)
-}
-
-fn file_mut(files: &mut [File], place: u32) -> Option<&mut File> {
-    files.get_mut(usize::try_from(place).ok()?)
 }
 
 fn job_mut(jobs: &mut [Job], at: u32) -> Option<&mut Job> {
     jobs.get_mut(usize::try_from(at).ok()?)
-}
-
-fn no_such_file() -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, "the file id names no open file")
 }
