@@ -2,6 +2,7 @@
 //! control, workers, wait.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::net::TcpListener;
 use std::path::Path;
@@ -11,23 +12,22 @@ use std::thread::{self, JoinHandle};
 use std::time::{Instant, SystemTime};
 
 use lockgate_bridge::{Counters, Inbox, LateWake, Notice, Order, Outlet, Snapshot, mailbox};
-use lockgate_control::{Bell, Control, WorkerLink};
-use lockgate_lane::ListenerTls;
-use lockgate_recording::{SeriesStart, Time, create_segment, recover, segment_path};
+use lockgate_control::{Bell, Control, Door, TakeOver, Work, WorkerLink};
+use lockgate_recording::Time;
 use lockgate_ring::DriverKind;
-use lockgate_worker::{ListenerSetup, RecordingSetup, Segment};
+use lockgate_worker::{ListenerSetup, RecordingSetup};
 use tracing::{error, info, warn};
 
-use crate::config::{Config, Limits};
+use crate::config::Config;
 use crate::folders::DataDir;
-use crate::tls;
+use crate::host::{self, Host};
+use crate::listeners;
+use crate::series::{self, Beginning};
 
 /// Orders that a worker has not taken yet, at most.
 const ORDERS_MAX: usize = 1024;
 /// Notices that control has not taken yet, at most, for each worker.
 const NOTICES_MAX: usize = 1024;
-/// Connections that the kernel completes before a worker accepts them.
-const BACKLOG: u32 = 1024;
 
 /// Why a gateway could not start, or had to end.
 #[derive(Debug)]
@@ -45,166 +45,159 @@ impl From<String> for Failure {
     }
 }
 
-/// Serves until it is told to end.
-pub fn serve(config: Config) -> Result<(), Failure> {
+/// Serves until it is told to end. With `take_over`, in the place of the gateway that serves with the same data folder,
+/// if one does.
+pub fn serve(config: Config, take_over: bool) -> Result<(), Failure> {
     let started = Instant::now();
     info!(version = env!("CARGO_PKG_VERSION"), config = %config.file.display(), "starting");
     config.warnings.iter().for_each(|warning| warn!("{warning}"));
-    raise_open_files_limit();
+    let open_files = raise_open_files_limit();
     let driver = config.driver.settle()?;
-    let data_dir = DataDir::take(&config.data_dir)?;
-    let listeners = listeners(&config)?;
-    let admin = config
-        .admin
-        .map(|bind| bound(lockgate_ring::listen_socket(bind, BACKLOG, false), &bind))
-        .transpose()?;
-    let recordings = recordings(&config, &data_dir.recordings(), started)?;
+    let mut ground = Ground::of(&config, take_over)?;
+    let (held, recordings) = recordings(&config, &ground.folder.recordings(), started)?;
+    let work = host::work(&config, config.workers, open_files);
+    let host = Arc::new(Host::new(&config, open_files));
+    // Whoever takes over accepts nobody before the other one has stopped: neither its workers nor its admin port.
+    let later = ground.predecessor.is_some();
+    let (now, then) = if later { (Vec::new(), ground.doors) } else { (ground.doors, Vec::new()) };
+    let (admin, admin_then) = if later { (None, ground.admin) } else { (ground.admin, None) };
+    let shares = listeners::shares(&now, config.workers);
+    let shares = shares.map_err(|error| Failure(format!("sockets cannot be duplicated: {error}")))?;
     let wiring = Wiring::new(config.workers);
     let (control, snapshot) = lockgate_control::start(lockgate_control::Setup {
-        targets: config.targets.clone(),
-        users: config.users.clone(),
+        targets: config.targets,
+        users: config.users,
         policies: config.policies,
         admin,
-        recordings: data_dir.recordings(),
+        doors: now,
+        work: work.clone(),
+        host,
+        run: DataDir::run(&config.data_dir),
+        lock: ground.lock,
+        recordings: ground.folder.recordings(),
+        series: held.numbers.clone(),
         segment_bytes: config.segment_bytes,
         drain_timeout: config.limits.drain_timeout,
+        handover_timeout: config.limits.handover_timeout,
         started,
         notices: wiring.notices,
         bell: wiring.bell,
         workers: wiring.links,
     })
     .map_err(|error| Failure(format!("control cannot start: {error}")))?;
-    let limits = WorkerLimits::new(&config.limits, config.workers, driver);
-    let parts = wiring.posts.into_iter().zip(listeners).zip(recordings);
-    let setups = parts.map(|((post, listeners), recording)| {
-        limits.setup(post, listeners, recording, &snapshot, &wiring.outlet, &wiring.peers, started)
-    });
+    let gang = Gang {
+        workers: config.workers,
+        driver,
+        work,
+        snapshot,
+        outlet: wiring.outlet,
+        peers: wiring.peers,
+        started,
+    };
+    let parts = wiring.posts.into_iter().zip(shares).zip(recordings);
+    let setups = parts.map(|((post, listeners), recording)| gang.setup(post, listeners, recording));
     let crew = Crew::start(setups.collect())?;
-    info!(workers = config.workers, %driver, "serving");
+    let stands = stand(&control, ground.predecessor.take(), then, admin_then, config.workers);
+    match &stands {
+        Ok(()) => info!(workers = config.workers, %driver, "serving"),
+        Err(_) => control.stop(),
+    }
     let ended = crew.wait(&control);
     control.finish();
-    drop(data_dir);
-    ended
+    drop(held);
+    stands.and(ended)
 }
 
-fn raise_open_files_limit() {
-    match lockgate_ring::raise_open_files_limit() {
-        Ok(limit) if limit < 4096 => {
-            warn!(
-                limit,
-                "few files may be open, and a session takes two; raise the limit (ulimit -n, LimitNOFILE)"
-            );
-        }
-        Ok(_) => {}
-        Err(error) => warn!(%error, "the limit of open files cannot be raised"),
+/// What a process stands on: the data folder, and the sockets where clients come in.
+struct Ground {
+    folder: DataDir,
+    lock: File,
+    doors: Vec<Door>,
+    admin: Option<TcpListener>,
+    predecessor: Option<TakeOver>,
+}
+
+impl Ground {
+    fn of(config: &Config, take_over: bool) -> Result<Ground, Failure> {
+        let asked = match take_over {
+            true => TakeOver::ask(&DataDir::run(&config.data_dir))?,
+            false => None,
+        };
+        let Some(mut predecessor) = asked else {
+            if take_over {
+                info!("no gateway serves with this data_dir: there is nothing to take over");
+            }
+            let (folder, lock) = DataDir::take(&config.data_dir)?;
+            let doors = listeners::doors(config, Vec::new(), &[])?;
+            let admin = config.admin.map(listeners::admin).transpose()?;
+            return Ok(Ground { folder, lock, doors, admin, predecessor: None });
+        };
+        info!(pid = predecessor.pid, "taking over");
+        let folder = DataDir::taken_over(&config.data_dir)?;
+        let lock = predecessor.lock.try_clone();
+        let lock = lock.map_err(|error| Failure(format!("the lock cannot be duplicated: {error}")))?;
+        let doors = listeners::doors(config, std::mem::take(&mut predecessor.listeners), &[])?;
+        let handed = predecessor.admin.take();
+        let same = |socket: &TcpListener| socket.local_addr().ok() == config.admin;
+        let admin = match config.admin {
+            Some(bind) => Some(handed.filter(same).map_or_else(|| listeners::admin(bind), Ok)?),
+            None => None,
+        };
+        Ok(Ground { folder, lock, doors, admin, predecessor: Some(predecessor) })
     }
 }
 
-fn bound<T>(socket: io::Result<T>, address: &impl fmt::Display) -> Result<T, Failure> {
-    socket.map_err(|error| {
-        let help = match error.kind() {
-            io::ErrorKind::AddrInUse => "; something else listens there, another gateway perhaps",
-            io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
-            io::ErrorKind::AddrNotAvailable => "; no interface of this machine has the address",
-            _ => "",
-        };
-        Failure(format!("{address} cannot be bound: {error}{help}"))
+/// Waits until the workers judge, and takes the predecessor's place if there is one.
+fn stand(
+    control: &Control,
+    predecessor: Option<TakeOver>,
+    mut doors: Vec<Door>,
+    admin: Option<TcpListener>,
+    workers: u32,
+) -> Result<(), Failure> {
+    control.workers_judge()?;
+    let pid = predecessor.as_ref().map(|predecessor| predecessor.pid);
+    if let Some(mut predecessor) = predecessor {
+        let failed = |error: io::Error| Failure(format!("the other gateway goes on serving: {error}"));
+        predecessor.ready().map_err(failed)?;
+        for door in &mut doors {
+            // From here on whoever comes in by a new socket is accepted. Without it there are fewer to accept.
+            if let Err(error) = listeners::extend(door, workers) {
+                warn!(error, "some workers go without a socket of their own");
+            }
+        }
+        control.open(doors, admin)?;
+        predecessor.serving().map_err(failed)?;
+    }
+    control.announce(pid).map_err(|error| Failure(format!("no successor could ever ask: {error}")))
+}
+
+/// How many files may be open; it is as high as the hard limit lets it be.
+fn raise_open_files_limit() -> u64 {
+    lockgate_ring::raise_open_files_limit().unwrap_or_else(|error| {
+        warn!(%error, "the limit of open files cannot be raised");
+        u64::MAX
     })
-}
-
-/// Every worker's own sockets, by worker.
-fn listeners(config: &Config) -> Result<Vec<Vec<ListenerSetup>>, Failure> {
-    let own = own_certificate(config)?;
-    // All of them before the first is bound: a wildcard and an address of one port may well stand beside each other.
-    config.listeners.iter().try_for_each(|listener| refuse_foreign(listener.bind))?;
-    let mut by_worker: Vec<Vec<ListenerSetup>> = (0..config.workers).map(|_| Vec::new()).collect();
-    for listener in &config.listeners {
-        let rules = Arc::new(listener.rules.clone());
-        let tls = match listener.rules.tls {
-            ListenerTls::Off => None,
-            _ => listener.tls.clone().or_else(|| own.clone()),
-        };
-        let mut address = listener.bind;
-        for sockets in &mut by_worker {
-            let socket = bound(lockgate_ring::listen_socket(address, BACKLOG, true), &address)?;
-            // The first socket of port 0 finds a port, the others share it.
-            address = socket.local_addr().unwrap_or(address);
-            sockets.push(ListenerSetup { socket, rules: Arc::clone(&rules), tls: tls.clone() });
-        }
-        info!(%address, tls = ?listener.rules.tls, auth = ?listener.rules.auth, "listening");
-    }
-    Ok(by_worker)
-}
-
-/// SO_REUSEPORT would let a second gateway of the same user share the port, and take some of its clients.
-fn refuse_foreign(bind: std::net::SocketAddr) -> Result<(), Failure> {
-    match bind.port() {
-        0 => Ok(()),
-        _ => bound(TcpListener::bind(bind), &bind).map(drop),
-    }
-}
-
-/// The certificate that the gateway makes itself, if some listener needs it.
-fn own_certificate(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>, Failure> {
-    let needed = config
-        .listeners
-        .iter()
-        .any(|listener| listener.rules.tls != ListenerTls::Off && listener.tls.is_none());
-    if !needed {
-        return Ok(None);
-    }
-    let (server, made) = tls::own_certificate(&config.data_dir)?;
-    let (certificate, _) = tls::own_paths(&config.data_dir);
-    if made {
-        info!(certificate = %certificate.display(), "made a self-signed certificate");
-    }
-    Ok(Some(server))
 }
 
 /// Every worker's recording: what is there is recovered, and the next segment made.
-fn recordings(config: &Config, root: &Path, started: Instant) -> Result<Vec<RecordingSetup>, Failure> {
+fn recordings(
+    config: &Config,
+    root: &Path,
+    started: Instant,
+) -> Result<(series::Held, Vec<RecordingSetup>), Failure> {
     let mut boot = [0; 8];
     lockgate_ring::random(&mut boot)
         .map_err(|error| Failure(format!("the operating system gives no random numbers: {error}")))?;
-    let (boot, now) = (u64::from_ne_bytes(boot), now(started));
-    // At once: a segment is written whole before it is used, which takes a disk its time.
-    let made: Vec<io::Result<RecordingSetup>> = thread::scope(|scope| {
-        let series: Vec<_> = (0..config.workers)
-            .map(|worker| scope.spawn(move || recording(config, root, worker, boot, now)))
-            .collect();
-        let died = |_| Err(io::Error::other("the thread that recovered it died"));
-        series.into_iter().map(|series| series.join().unwrap_or_else(died)).collect()
-    });
-    made.into_iter()
-        .map(|made| {
-            made.map_err(|error| Failure(format!("the recording {} cannot go on: {error}", root.display())))
-        })
-        .collect()
-}
-
-fn recording(config: &Config, root: &Path, worker: u32, boot: u64, now: Time) -> io::Result<RecordingSetup> {
-    let recovery = recover(root, worker)?;
-    for alarm in &recovery.alarms {
-        error!(worker, "the recording is damaged: {alarm}");
-    }
-    if let Some(crash) = &recovery.crash {
-        warn!(
-            worker,
-            segment = crash.segment,
-            blocks = crash.valid_blocks,
-            cut_bytes = crash.cut_bytes,
-            sessions = crash.sessions.len(),
-            "the recording did not end cleanly; it goes on in a new segment"
-        );
-    }
-    let number = recovery.next_segment;
-    let file = create_segment(root, worker, number, config.segment_bytes)?;
-    let path = segment_path(root, worker, number).display().to_string();
-    Ok(RecordingSetup {
-        start: SeriesStart { worker, node: 0, boot, recovery, now },
-        segment: Segment { number, file: file.into(), path },
+    let beginning = Beginning {
+        root,
+        boot: u64::from_ne_bytes(boot),
+        now: now(started),
+        segment_bytes: config.segment_bytes,
         durability: config.durability,
-    })
+    };
+    series::take(beginning, usize::try_from(config.workers).unwrap_or(usize::MAX))
+        .map_err(|error| Failure(format!("the recording {} cannot go on: {error}", root.display())))
 }
 
 fn now(started: Instant) -> Time {
@@ -252,61 +245,41 @@ impl Wiring {
     }
 }
 
-/// What every worker's limits are.
-struct WorkerLimits {
+/// What all workers have in common.
+struct Gang {
     workers: u32,
     driver: DriverKind,
-    cores: usize,
-    lane: Arc<lockgate_lane::Limits>,
-    own: lockgate_worker::Limits,
+    work: Work,
+    snapshot: Arc<Snapshot>,
+    outlet: Outlet<Notice>,
+    peers: Vec<Outlet<Order>>,
+    started: Instant,
 }
 
-impl WorkerLimits {
-    fn new(limits: &Limits, workers: u32, driver: DriverKind) -> WorkerLimits {
-        let share = |total: u32| total.div_ceil(workers.max(1));
-        let connect_ns_max = u64::try_from(limits.connect_timeout.as_nanos()).unwrap_or(u64::MAX);
-        WorkerLimits {
-            workers,
-            driver,
-            cores: thread::available_parallelism().map_or(1, usize::from),
-            lane: Arc::new(limits.lane.clone()),
-            own: lockgate_worker::Limits {
-                sessions_max: share(limits.sessions_max),
-                unauthenticated_max: share(limits.unauthenticated_max),
-                unauthenticated_per_address_max: share(limits.unauthenticated_per_address_max),
-                connect_ns_max,
-                cancel_ns_max: connect_ns_max,
-            },
-        }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "a worker is made of that many parts, each once")]
+impl Gang {
     fn setup(
         &self,
         post: Post,
         listeners: Vec<ListenerSetup>,
         recording: RecordingSetup,
-        snapshot: &Arc<Snapshot>,
-        outlet: &Outlet<Notice>,
-        peers: &[Outlet<Order>],
-        started: Instant,
     ) -> lockgate_worker::Setup {
         let wake = post.wake;
+        let cores = thread::available_parallelism().map_or(1, usize::from);
         lockgate_worker::Setup {
             index: post.index,
             workers: self.workers,
             driver: self.driver,
-            core: usize::try_from(post.index).ok().map(|index| index % self.cores),
+            core: usize::try_from(post.index).ok().map(|index| index % cores),
             listeners,
-            snapshot: Arc::clone(snapshot),
+            snapshot: Arc::clone(&self.snapshot),
             inbox: post.inbox,
-            outlet: outlet.clone(),
-            peers: peers.to_vec(),
+            outlet: self.outlet.clone(),
+            peers: self.peers.clone(),
             counters: post.counters,
-            lane_limits: Arc::clone(&self.lane),
-            limits: self.own,
+            lane_limits: Arc::clone(&self.work.lane_limits),
+            limits: self.work.limits,
             recording,
-            started,
+            started: self.started,
             wake: Box::new(move |waker| wake.fill(waker)),
         }
     }
@@ -362,7 +335,7 @@ impl Crew {
             if let Some(failure) = failure {
                 error!(worker, failure, "a worker has failed; the gateway ends");
                 failures.push(format!("worker {worker} failed: {failure}"));
-                control.drain();
+                control.worker_failed(worker, failure);
             }
         }
         for thread in self.threads {

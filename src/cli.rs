@@ -34,6 +34,9 @@ struct ServeArgs {
     /// The configuration: a TOML file. Paths in it are relative to its folder.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// Take the place of the gateway that serves with the same data_dir; without one, start as ever.
+    #[arg(long)]
+    take_over: bool,
     /// How workers reach the kernel, in place of what the configuration says under [workers]
     #[arg(long, value_name = "DRIVER")]
     driver: Option<DriverChoice>,
@@ -62,15 +65,23 @@ comes back and records both.
 
 Everything is checked first, as `lockgate check` does; nothing is served with a mistake. State (recordings, and the \
 certificate that is made on first start when none is configured) is kept in `data_dir`, which one gateway at a time can use. \
+With --take-over this one asks the gateway that uses it to hand over: it takes its listening sockets when it stands itself, \
+so that no client is refused, and the other one goes on with the sessions it has until their clients leave, at the latest for \
+`limits.handover_timeout`. If this one fails before that, the other one goes on as if nothing had been. \
 The log goes to standard error.
 
 A target that is down does not keep the gateway from starting: /readyz on the [admin] port says what is missing.";
 
 const SERVE_HELP: &str = "\
 Signals:
-  SIGTERM, SIGINT  accept no more clients, end sessions when they are idle, at the latest after `limits.drain_timeout`;
-                   a second one cuts them at once
-  SIGHUP           is not supported yet: the log says so and nothing changes
+  SIGTERM  accept no more clients, end sessions when they are idle, at the latest after `limits.drain_timeout`;
+           a second one cuts them at once
+  SIGINT   cut every session at once, and end
+  SIGHUP   load configuration, policies, secrets and certificates anew; no session is dropped but those that the new
+           policy no longer lets in. With any mistake nothing changes; what cannot change without a restart is named
+  SIGUSR2  start this program once more, with --take-over
+
+To the service manager (sd_notify) it says when it serves, reloads, ends or hands over, and that every worker turns.
 
 Exit codes:
   0  ended as it was asked to
@@ -79,6 +90,7 @@ Exit codes:
 
 Examples:
   lockgate serve --config /etc/lockgate/lockgate.toml
+  lockgate serve --config /etc/lockgate/lockgate.toml --take-over
   curl --fail http://127.0.0.1:6480/readyz";
 
 const CHECK_ABOUT: &str = "\
@@ -101,13 +113,13 @@ Examples:
 /// Does what the command line asks.
 pub fn run() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(ServeArgs { config, driver }) => serve(&config, driver),
+        Command::Serve(ServeArgs { config, take_over, driver }) => serve(&config, take_over, driver),
         Command::Check(CheckArgs { config: Some(file), .. }) => check(&file),
         Command::Check(_) => print(&keys::reference()),
     }
 }
 
-fn serve(file: &Path, driver: Option<DriverChoice>) -> ExitCode {
+fn serve(file: &Path, take_over: bool, driver: Option<DriverChoice>) -> ExitCode {
     let config = match Config::load(file) {
         Ok(config) => Config { driver: driver.unwrap_or(config.driver), ..config },
         Err(findings) => return refuse(file, &findings),
@@ -119,7 +131,7 @@ fn serve(file: &Path, driver: Option<DriverChoice>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let served = boot::serve(config);
+    let served = boot::serve(config, take_over);
     if let Err(failure) = &served {
         tracing::error!("{failure}");
     }
@@ -186,6 +198,8 @@ mod tests {
     fn what_the_command_line_takes() {
         for (line, right) in [
             ("lockgate serve --config a.toml", true),
+            ("lockgate serve --config a.toml --take-over", true),
+            ("lockgate check --config a.toml --take-over", false),
             ("lockgate serve --config a.toml --driver io_uring", true),
             ("lockgate serve --config a.toml --driver epoll", true),
             ("lockgate serve --config a.toml --driver auto", true),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use lockgate_bridge::{Queue, SessionsMax};
 use lockgate_control::target_tls::{self, TargetTlsError};
-use lockgate_control::{Account, Host, Policies, TargetSetup, UserSetup, policies};
+use lockgate_control::{Account, Policies, TargetHost, TargetSetup, UserSetup, policies};
 use lockgate_lane::{Identity, ListenerAuth, ListenerRules, ListenerTls, SessionAttrs, Target, TargetTls};
 use lockgate_worker::Durability;
 
@@ -59,6 +59,8 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// Time that sessions get to end when the gateway is told to.
     pub drain_timeout: Duration,
+    /// Time that sessions get when another process has taken over.
+    pub handover_timeout: Duration,
     /// Client connections, over all workers.
     pub sessions_max: u32,
     /// Sessions of one identity, over all workers.
@@ -195,6 +197,7 @@ fn limits(section: &Section<'_>) -> Option<Limits> {
     let login_timeout = section.duration("login_timeout");
     let connect_timeout = section.duration("connect_timeout");
     let drain_timeout = section.duration("drain_timeout");
+    let handover_timeout = section.duration("handover_timeout");
     let [sessions_max, unauthenticated_max, unauthenticated_per_address_max, scram_iterations_max] =
         ["sessions_max", "unauthenticated_max", "unauthenticated_per_address_max", "scram_iterations_max"]
             .map(|name| section.integer(name).and_then(|value| u32::try_from(value).ok()));
@@ -213,6 +216,7 @@ fn limits(section: &Section<'_>) -> Option<Limits> {
         lane,
         connect_timeout: connect_timeout?,
         drain_timeout: drain_timeout?,
+        handover_timeout: handover_timeout?,
         sessions_max: sessions_max?,
         sessions_per_identity_max: sessions_per_identity_max.and_then(|max| u32::try_from(max).ok()),
         unauthenticated_max: unauthenticated_max?,
@@ -306,7 +310,7 @@ fn target(section: &Section<'_>) -> Option<TargetSetup> {
     let catalog = section.has("catalog").then(|| account(&section.section("catalog")));
     let catalog_poll = section.duration("catalog_poll");
     let ca = section.path("ca");
-    let hosts: Option<Vec<Host>> =
+    let hosts: Option<Vec<TargetHost>> =
         address?.into_iter().map(|address| host(section, tls?, address, ca.as_deref())).collect();
     let target = Target { name: name?, attrs: attrs?, database: database?, user: user?, password, tls: tls? };
     let catalog = match catalog {
@@ -354,14 +358,14 @@ fn host(
     tls: TargetTls,
     (name, port): (String, u16),
     ca: Option<&Path>,
-) -> Option<Host> {
+) -> Option<TargetHost> {
     if section.has("ca") && matches!(tls, TargetTls::Disable | TargetTls::Require) {
         section
             .mistake("ca", "is of no use with this tls, which verifies nothing; write tls = \"verify-full\"");
         return None;
     }
     match target_tls::client(tls, &name, ca) {
-        Ok(tls) => Some(Host { name, port, tls }),
+        Ok(tls) => Some(TargetHost { name, port, tls }),
         Err(TargetTlsError { of_ca, text }) => {
             section.mistake(if of_ca { "ca" } else { "address" }, text);
             None

@@ -5,16 +5,16 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// The data folder in use. While it lives no other gateway can have it.
+/// The data folder in use, with all that is in it.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    _lock: File,
 }
 
 impl DataDir {
-    /// Makes what is missing and takes the folder.
-    pub fn take(path: &Path) -> Result<DataDir, String> {
+    /// Makes what is missing and takes the folder: while the lock lives no other gateway can have it, unless the lock is
+    /// handed over to it.
+    pub fn take(path: &Path) -> Result<(DataDir, File), String> {
         let shown = path.display();
         make_private(path).map_err(|error| format!("data_dir {shown} cannot be made: {error}"))?;
         let lock = OpenOptions::new()
@@ -28,19 +28,33 @@ impl DataDir {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(format!(
-                    "data_dir {shown} is in use by another gateway; give this one its own data_dir"
+                    "data_dir {shown} is in use by another gateway; give this one its own data_dir, or take over with --take-over"
                 ));
             }
             Err(TryLockError::Error(error)) => {
                 return Err(format!("data_dir {shown} cannot be locked: {error}"));
             }
         }
-        let taken = DataDir { path: path.to_owned(), _lock: lock };
-        for folder in [taken.recordings(), path.join("tls")] {
+        DataDir::furnish(path).map(|folder| (folder, lock))
+    }
+
+    /// Uses a folder whose lock was handed over.
+    pub fn taken_over(path: &Path) -> Result<DataDir, String> {
+        DataDir::furnish(path)
+    }
+
+    fn furnish(path: &Path) -> Result<DataDir, String> {
+        let taken = DataDir { path: path.to_owned() };
+        for folder in [taken.recordings(), path.join("tls"), DataDir::run(path)] {
             make_private(&folder).map_err(|error| format!("{} cannot be made: {error}", folder.display()))?;
             refuse_readers(&folder)?;
         }
         Ok(taken)
+    }
+
+    /// Folder where the processes of one gateway meet.
+    pub fn run(path: &Path) -> PathBuf {
+        path.join("run")
     }
 
     /// Folder of all recordings.
@@ -71,10 +85,12 @@ mod tests {
     fn a_data_dir_is_private_and_taken_once() {
         let scratch = crate::scratch::Folder::new("data");
         let path = scratch.path().join("a/b");
-        let taken = DataDir::take(&path).unwrap();
+        let (taken, lock) = DataDir::take(&path).unwrap();
         assert_eq!(fs::metadata(taken.recordings()).unwrap().permissions().mode() & 0o777, 0o700);
         assert!(DataDir::take(&path).unwrap_err().contains("in use by another gateway"));
-        drop(taken);
+        drop(lock.try_clone().unwrap());
+        assert!(DataDir::take(&path).is_err(), "whoever still has the lock keeps it");
+        drop(lock);
         DataDir::take(&path).unwrap();
     }
 

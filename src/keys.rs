@@ -85,7 +85,7 @@ use Kind::{
 #[rustfmt::skip]
 pub const KEYS: &[Key] = &[
     key("", "data_dir", Path, Default("var"), "\"var\"",
-        "Folder of all state: recordings, the certificate made on first start. Made with mode 0700. One gateway at a time."),
+        "Folder of all state: recordings, the certificate made on first start. Made with mode 0700. One gateway at a time; `--take-over` replaces it."),
     key("", "workers", Table, Means("defaults"), "", "The threads that carry sessions."),
     key("", "limits", Table, Means("defaults"), "", "What bounds every peer. A limit that cuts says so to the peer."),
     key("", "recording", Table, Means("defaults"), "", "How sessions are recorded."),
@@ -107,6 +107,8 @@ pub const KEYS: &[Key] = &[
         "Time that one address of a target gets until the session stands: connecting, TLS, authentication."),
     key("limits", "drain_timeout", Duration(0, 86_400), Default("30s"), "\"30s\"",
         "After SIGTERM no client is accepted and sessions end when they are idle; what is left after this time is cut."),
+    key("limits", "handover_timeout", Duration(0, 604_800), Default("1h"), "\"1h\"",
+        "When another process has taken over, sessions of this one go on until their clients leave; what is left after this time is cut."),
     key("limits", "sessions_max", Integer(1, 1_000_000), Default("20000"), "20000",
         "Client connections at once, authenticated or not. Each worker enforces its share."),
     key("limits", "unauthenticated_max", Integer(1, 1_000_000), Default("2000"), "2000",

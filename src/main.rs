@@ -7,12 +7,16 @@ mod cli;
 mod config;
 mod driver;
 mod folders;
+mod host;
 mod keys;
+mod listeners;
 mod logging;
+mod outline;
 #[cfg(test)]
 mod scratch;
 mod secrets;
 mod section;
+mod series;
 mod tls;
 mod values;
 

@@ -67,7 +67,7 @@ def stages():
             env={"RUSTDOCFLAGS": "-D warnings -A rustdoc::private-intra-doc-links"},
         ),
         Stage("dependencies", "licences, bans, sources", [deny]),
-        Stage("release", "the release build", [["cargo", "build", "--release", "--locked", "-p", "lockgate", "-p", "lockgate-replay"]]),
+        Stage("release", "the release build", [["cargo", "build", "--release", "--locked", "-p", "lockgate", "-p", "lockgate-replay", "-p", "lockgate-hostile"]]),
         Stage("demo", "./demo --once", [script(HERE / "demo.py", "--once")], needs="release"),
         Stage("drivers", "psycopg 3, psql, pgbench, with and without TLS", [script(HERE / "drivers/run")], needs="release"),
         Stage(
@@ -102,6 +102,37 @@ def stages():
             "kill -9 under load",
             [script(HERE / "kill9", "--kills", 5)],
             full=[script(HERE / "kill9", "--kills", 100)],
+            needs="release",
+        ),
+        Stage(
+            "life",
+            "reload, hand-over, drain, health",
+            [script(HERE / "life/run", "--seconds", 20)],
+            full=[script(HERE / "life/run", "--seconds", 300)],
+            needs="release",
+        ),
+        Stage(
+            "hostile",
+            "hostile peers, while others go about their work",
+            [script(HERE / "hostile/run")],
+            full=[script(HERE / "hostile/run", "--full", "--driver", driver) for driver in ("io_uring", "epoll")],
+            needs="release",
+        ),
+        Stage(
+            "churn",
+            "sessions that come and go",
+            [script(HERE / "churn")],
+            full=[script(HERE / "churn", "--sessions", 1_000_000), script(HERE / "churn", "--driver", "epoll")],
+            needs="release",
+        ),
+        Stage(
+            "epoll",
+            "where io_uring is forbidden, and by readiness",
+            [script(HERE / "forbidden")]
+            + [script(HERE / "drivers/run", "--tls", "on", "--driver", "epoll", part) for part in ("psql", "pgbench")]
+            + [script(HERE / "kill9", "--kills", 2, "--driver", "epoll")],
+            full=[script(HERE / "forbidden"), script(HERE / "drivers/run", "--driver", "epoll")]
+            + [script(HERE / "kill9", "--kills", 100, "--driver", "epoll")],
             needs="release",
         ),
         Stage("fuzz", "every fuzz target", [script(HERE / "fuzz", "--seconds", 15)], full=[script(HERE / "fuzz", "--seconds", 600)]),

@@ -291,7 +291,14 @@ mod tests {
     }
 
     #[test]
-    fn negative_counts_are_malformed() {
+    fn a_bind_has_up_to_65535_parameters() {
+        let values = [0xff; 4 * 65535];
+        let whole = [&b"\0\0\0\0\xff\xff"[..], &values, b"\0\0"].concat();
+        assert_eq!(bind(&whole).map(|m| m.parameter_count), Ok(65535));
+    }
+
+    #[test]
+    fn counts_of_what_is_not_there_and_negative_lengths_are_malformed() {
         assert!(parse(b"\0\0\xff\xff").is_err());
         assert!(bind(b"\0\0\xff\xff\0\0\0\0").is_err());
         assert!(bind(b"\0\0\0\0\0\x01\xff\xff\xff\xfe\0\0").is_err(), "length of −2");

@@ -12,6 +12,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use lockgate_bridge::Counters;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::metrics;
 use crate::status::{Reason, Status};
@@ -24,11 +25,11 @@ pub(crate) struct Admin {
     pub started: SystemTime,
 }
 
-/// Answers on the socket for ever.
-pub(crate) async fn serve(socket: TcpListener, admin: Admin) -> io::Result<()> {
+/// Answers on the socket until `rest` is told.
+pub(crate) async fn serve(socket: TcpListener, admin: Admin, rest: Arc<Notify>) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let socket = tokio::net::TcpListener::from_std(socket)?;
-    axum::serve(socket, router(admin)).await
+    axum::serve(socket, router(admin)).with_graceful_shutdown(async move { rest.notified().await }).await
 }
 
 fn router(admin: Admin) -> Router {
@@ -39,9 +40,13 @@ fn router(admin: Admin) -> Router {
         .with_state(admin)
 }
 
-/// The process answers: nothing more.
-async fn healthz() -> impl IntoResponse {
-    typed(StatusCode::OK, "text/plain; charset=utf-8", String::from("ok\n"))
+/// 200: the process lives and its workers turn. 503: restart it, and why.
+async fn healthz(State(admin): State<Admin>) -> impl IntoResponse {
+    let ailments = admin.status.state().ailments(Instant::now());
+    let code = if ailments.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let lines: Vec<String> = ailments.iter().map(|ailment| format!("{ailment}\n")).collect();
+    let body = if lines.is_empty() { String::from("ok\n") } else { lines.concat() };
+    typed(code, "text/plain; charset=utf-8", body)
 }
 
 /// 200: clients may be sent here. 503: they should not, and why.
@@ -94,7 +99,7 @@ mod tests {
         let address = socket.local_addr().unwrap();
         let admin =
             Admin { status: status.clone(), counters: counters.clone().into(), started: SystemTime::now() };
-        tokio::spawn(serve(socket, admin));
+        tokio::spawn(serve(socket, admin, Arc::default()));
         (address, status, counters)
     }
 
@@ -137,13 +142,56 @@ mod tests {
         assert_eq!(reasons(address).await, (200, vec![]), "one target's trouble sends nobody away");
         assert!(get(address, "GET /readyz").await.1.contains("cannot be checked: refused"));
 
+        status.target(0, |state| state.catalog_version = 0);
+        assert_eq!(reasons(address).await, (200, vec![]), "nor does one that is not there yet");
+        assert!(get(address, "GET /readyz").await.1.contains("\"reason\":\"refused\""));
+        status.target(1, |state| state.catalog_version = 0);
+        let none = ["target orders", "target a\"b"].map(String::from).to_vec();
+        assert_eq!(reasons(address).await, (503, none), "but with none there is nothing to serve");
+        status.target(0, |state| state.catalog_version = 1);
+
         status.worker(1, |state| state.recording = Some(String::from("disk full")));
         assert_eq!(reasons(address).await, (503, vec![String::from("recording 1")]));
         status.worker(1, |state| state.recording = None);
         status.worker(0, |state| state.stopped = true);
         assert_eq!(reasons(address).await, (503, vec![String::from("worker 0")]));
+        assert_eq!(get(address, "GET /healthz").await, (503, String::from("worker 0: it has stopped\n")));
         status.state().draining = true;
         assert_eq!(reasons(address).await, (503, vec![String::from("gateway ")]));
+    }
+
+    #[tokio::test]
+    async fn healthy_means_that_everybody_turns() {
+        let (address, status, _) = port().await;
+        let healthy = async || get(address, "GET /healthz").await;
+        let (now, long) = (Instant::now(), std::time::Duration::from_secs(7));
+        status.worker(1, |state| state.asked = Some(now));
+        assert_eq!(healthy().await, (200, String::from("ok\n")), "it has some time to answer");
+        status.worker(1, |state| state.asked = now.checked_sub(long));
+        assert_eq!(healthy().await, (503, String::from("worker 1: it has not turned for 7 s\n")));
+        status.worker(1, |state| state.asked = None);
+        status.worker(0, |state| state.failed = Some(String::from("it panicked")));
+        assert_eq!(healthy().await, (503, String::from("worker 0: it has failed: it panicked\n")));
+        status.worker(0, |state| state.failed = None);
+        status.state().looked_after = now.checked_sub(long).unwrap();
+        assert_eq!(healthy().await, (503, String::from("gateway: control has not turned for 7 s\n")));
+        status.state().looked_after = Instant::now();
+        assert_eq!(healthy().await.0, 200);
+        status.state().draining = true;
+        status.worker(0, |state| state.stopped = true);
+        assert_eq!(healthy().await.0, 200, "whoever shuts down is well");
+    }
+
+    #[tokio::test]
+    async fn a_refused_reload_and_a_predecessor_are_told_and_send_nobody_away() {
+        let (address, status, _) = port().await;
+        status.state().reloads.mistakes = Some(2);
+        status.state().predecessors = vec![4711];
+        let page = get(address, "GET /readyz").await.1;
+        assert!(page.contains("refused for 2 mistakes") && page.contains("\"name\":\"4711\""), "{page}");
+        assert!(reasons(address).await.1.iter().all(|reason| !reason.starts_with("configuration")));
+        let figures = get(address, "GET /metrics").await.1;
+        assert!(figures.contains("lockgate_last_reload_successful 0"), "{figures}");
     }
 
     #[test]
@@ -151,9 +199,10 @@ mod tests {
         let status = Status::new(1, std::iter::empty());
         status.state().epoch = 2;
         status.worker(0, |state| state.epoch = 1);
-        let state = status.state().clone();
+        let mut state = status.state().clone();
         assert_eq!(state.obstacles(state.published).len(), 0);
         let later = state.published + std::time::Duration::from_secs(6);
+        state.looked_after = later;
         assert_eq!(state.obstacles(later)[0].reason, "it judges by epoch 1, and 2 was published");
     }
 

@@ -13,7 +13,7 @@ use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::{Host, TargetSetup, resolve, text};
+use crate::{TargetHost, TargetSetup, resolve, text};
 
 /// Time that one address gets.
 const ADDRESS_MAX: Duration = Duration::from_secs(5);
@@ -71,7 +71,7 @@ fn passes(attrs: SessionAttrs) -> &'static [SessionAttrs] {
 
 async fn connect_host(
     setup: &TargetSetup,
-    host: &Host,
+    host: &TargetHost,
     attrs: SessionAttrs,
     failures: &mut Vec<String>,
 ) -> Option<Connection> {
@@ -101,7 +101,7 @@ async fn connect_host(
 
 async fn connect_address(
     setup: &TargetSetup,
-    host: &Host,
+    host: &TargetHost,
     address: SocketAddr,
     attrs: SessionAttrs,
 ) -> Result<Connection, String> {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockgate_facts::postgres::Catalog;
-use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::{Event, TargetSetup, attach, text};
@@ -51,19 +51,38 @@ pub(crate) struct ColumnName {
 /// Rows of one query, as text or NULL.
 type Rows = Vec<Vec<Option<String>>>;
 
-/// Watches one target's catalog for ever; ends when nobody listens any more.
-pub(crate) async fn watch(target: usize, setup: TargetSetup, events: mpsc::Sender<Event>) {
+/// Watches one target's catalog for ever; ends when nobody listens any more. Another setup (another password, say) takes
+/// effect at once; it is of the same database, so what was read stays good.
+pub(crate) async fn watch(
+    target: usize,
+    mut setups: watch::Receiver<TargetSetup>,
+    events: mpsc::Sender<Event>,
+) {
+    let setup = setups.borrow_and_update().clone();
     let mut watch = Watch { target, setup, events, version: 0, fingerprint: None };
     let mut pause = PAUSE_MIN;
     loop {
         let before = watch.version;
-        let Err(Stop::Failed(error)) = watch.connection().await else { return };
+        let ended = tokio::select! {
+            ended = watch.connection() => Some(ended),
+            changed = setups.changed() => match changed {
+                Ok(()) => None,
+                Err(_) => return,
+            },
+        };
+        let Some(ended) = ended else {
+            watch.setup = setups.borrow_and_update().clone();
+            continue;
+        };
+        let Err(Stop::Failed(error)) = ended else { return };
         if watch.events.send(Event::CatalogFailed { target, error }).await.is_err() {
             return;
         }
         // A connection that was good for something starts the count anew.
         pause = if watch.version > before { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
-        sleep(pause).await;
+        // A change ends the pause; it is looked at above.
+        let _ = timeout(pause, setups.changed()).await;
+        watch.setup = setups.borrow_and_update().clone();
     }
 }
 
@@ -101,13 +120,15 @@ impl Watch {
             let suits = attach::still_suits(client, self.setup.target.attrs);
             in_time("looking at the server", LOOK_MAX, suits).await?;
             let now = in_time("looking for transactions", LOOK_MAX, moment(client)).await?;
-            let event = if now.is_some() && now == looked {
-                Event::CatalogConfirmed { target: self.target }
-            } else {
-                self.look(client).await?
-            };
-            looked = now;
+            let same = now.is_some() && now == looked;
+            let (event, seen) = if same { self.same() } else { self.look(client).await? };
             self.events.send(event).await.map_err(|_| Stop::Done)?;
+            looked = now;
+            // Not before it is told: another setup may end this connection at any moment.
+            if let Some(seen) = seen {
+                self.version += 1;
+                self.fingerprint = Some(seen);
+            }
             // A connection that is lost meanwhile is missed at once, not at the next look.
             if timeout(self.setup.catalog_poll, connection.lost()).await.is_ok() {
                 return Err(Stop::Failed(String::from("the connection was lost")));
@@ -115,17 +136,19 @@ impl Watch {
         }
     }
 
-    /// Reads the catalog if it is another than the one that was read last.
-    async fn look(&mut self, client: &Client) -> Result<Event, Stop> {
+    fn same(&self) -> (Event, Option<String>) {
+        (Event::CatalogConfirmed { target: self.target }, None)
+    }
+
+    /// Reads the catalog if it is another than the one that was read last; then with its fingerprint.
+    async fn look(&self, client: &Client) -> Result<(Event, Option<String>), Stop> {
         let now = in_time("looking for changes", EXCHANGE_MAX, fingerprint(client)).await?;
         if self.fingerprint.as_ref() == Some(&now) {
-            return Ok(Event::CatalogConfirmed { target: self.target });
+            return Ok(self.same());
         }
         let (fingerprint, read) =
             in_time("reading the catalog", EXCHANGE_MAX, read(client, self.version + 1)).await?;
-        self.version += 1;
-        self.fingerprint = Some(fingerprint);
-        Ok(Event::Catalog { target: self.target, read })
+        Ok((Event::Catalog { target: self.target, read }, Some(fingerprint)))
     }
 }
 

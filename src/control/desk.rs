@@ -1,27 +1,34 @@
 //! The one task that decides: it takes events and workers' notices, publishes snapshots and sends orders.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::File;
 use std::io;
+use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use lockgate_bridge::{Inbox, Notice, Order, Snapshot};
+use lockgate_bridge::{Ending, Inbox, Notice, Order, Snapshot};
 use lockgate_lane::SaltRequest;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::spawn_blocking;
-use tokio::time::{Interval, MissedTickBehavior, interval, timeout_at};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tracing::{debug, error, info, warn};
 
-use crate::admin::{self, Admin};
+use crate::doors::{Door, Work};
 use crate::publish::Publisher;
 use crate::recordings::{self, Place};
+use crate::reload::{Host, Reloading};
+use crate::run::RunFolder;
+use crate::siblings::CANCELS_MAX;
 use crate::status::Status;
-use crate::{Bell, Event, Setup, WorkerLink, catalog, identity, resolve};
+use crate::succession::HandOver;
+use crate::systemd::Notifier;
+use crate::{Bell, Event, Reply, Setup, TargetSetup, WorkerLink, catalog, health, identity};
 
 /// How long the first snapshot waits for the targets' catalogs: a client that connects the moment the gateway is up
 /// should not be refused for names that are about to be known.
-const FIRST_CATALOGS_MAX: Duration = Duration::from_secs(5);
+pub(crate) const FIRST_CATALOGS_MAX: Duration = Duration::from_secs(5);
 /// How often orders that found a full mailbox are sent again.
 const AGAIN: Duration = Duration::from_millis(5);
 /// Passwords salted at once: workers' cores are for sessions.
@@ -33,95 +40,161 @@ pub(crate) fn spawn(
     events: mpsc::Sender<Event>,
     incoming: mpsc::Receiver<Event>,
     first: oneshot::Sender<Arc<Snapshot>>,
-) -> io::Result<()> {
+) -> io::Result<Status> {
     let names = setup.targets.iter().map(|target| target.target.name.clone());
     let status = Status::new(setup.workers.len(), names);
-    for (index, target) in setup.targets.iter().enumerate() {
-        tokio::spawn(catalog::watch(index, target.clone(), events.clone()));
-        for (place, host) in target.hosts.iter().enumerate() {
-            match resolve::literal(&host.name, host.port) {
-                Some(_) => status.target(index, |target| target.resolved(place, 1)),
-                None => {
-                    tokio::spawn(resolve::watch(index, place, host.name.clone(), host.port, events.clone()));
-                }
-            }
-        }
-    }
-    if let Some(socket) = setup.admin {
-        let counters = setup.workers.iter().map(|worker| Arc::clone(&worker.counters)).collect();
-        let admin = Admin { status: status.clone(), counters, started: SystemTime::now() };
-        tokio::spawn(async move {
-            if let Err(error) = admin::serve(socket, admin).await {
-                error!(%error, "the admin port has failed; sessions go on");
-            }
-        });
+    let targets = setup.targets.iter().enumerate();
+    let watched: Vec<Watched> =
+        targets.map(|(id, target)| Watched::begin(id, target.clone(), &events)).collect();
+    for target in &watched {
+        target.count_literals(&status);
     }
     let random = |_| io::Error::other("the operating system gives no random numbers");
     let users = identity::derive(setup.users).map_err(random)?;
     let decoy_key = identity::random().map_err(random)?;
-    let desk = Desk {
+    let place = Place { root: setup.recordings, series: setup.series, segment_bytes: setup.segment_bytes };
+    let mut desk = Desk {
         waiting: (0..setup.targets.len()).collect(),
+        last_target: setup.targets.len(),
+        watched,
         publisher: Publisher::new(users, setup.policies, setup.targets, decoy_key, setup.workers.len()),
         workers: setup.workers.into_iter().map(Post::new).collect(),
-        status,
-        place: Arc::new(Place { root: setup.recordings, segment_bytes: setup.segment_bytes }),
+        status: status.clone(),
+        place: Arc::new(place),
         segments: HashSet::new(),
         salting: Arc::new(Semaphore::new(SALTS_AT_ONCE)),
         events,
         told: HashSet::new(),
         drain_timeout: setup.drain_timeout,
+        handover_timeout: setup.handover_timeout,
         started: setup.started,
         shutdown: Shutdown::No,
+        doors: setup.doors,
+        work: setup.work,
+        unconfigured: (0, None),
+        host: setup.host,
+        reloading: None,
+        reload_waiters: Vec::new(),
+        hand_over: HandOver::No,
+        run: Arc::new(RunFolder::open(&setup.run)?),
+        lock: Some(setup.lock),
+        admin: None,
+        admin_rest: Arc::default(),
+        any_siblings: false,
+        cancels_in: HashMap::new(),
+        cancels_out: Arc::new(Semaphore::new(CANCELS_MAX)),
+        last_ticket: 0,
+        notifier: Notifier::from_env(),
+        pings: 0,
     };
+    if let Some(socket) = setup.admin {
+        desk.serve_admin(socket);
+    }
     let signals = Signals::new()?;
     tokio::spawn(desk.run(incoming, setup.notices, setup.bell, signals, first));
-    Ok(())
+    Ok(status)
 }
 
-struct Desk {
-    publisher: Publisher,
-    workers: Vec<Post>,
-    status: Status,
-    place: Arc<Place>,
+/// The task's state. The other files of this crate are its parts, each an `impl` of its own.
+pub(crate) struct Desk {
+    pub publisher: Publisher,
+    pub workers: Vec<Post>,
+    pub status: Status,
+    pub place: Arc<Place>,
     /// Segments that are being made, by worker and number.
     segments: HashSet<(u32, u64)>,
     salting: Arc<Semaphore>,
-    events: mpsc::Sender<Event>,
+    pub events: mpsc::Sender<Event>,
     /// Targets of which nothing has been heard yet.
-    waiting: HashSet<usize>,
+    pub waiting: HashSet<usize>,
+    pub watched: Vec<Watched>,
+    /// The id that was given last.
+    pub last_target: usize,
     /// Warnings that were logged: a catalog that changes often repeats them. At most one for each mask and target.
     told: HashSet<String>,
-    drain_timeout: Duration,
+    pub drain_timeout: Duration,
+    pub handover_timeout: Duration,
     started: Instant,
-    shutdown: Shutdown,
+    pub shutdown: Shutdown,
+
+    /// Where clients come in; empty before they may, and when another process has taken over.
+    pub doors: Vec<Door>,
+    pub work: Work,
+    /// How many workers have not taken their settings yet, and who waits for them.
+    pub unconfigured: (usize, Option<Reply>),
+    pub host: Arc<dyn Host>,
+    pub reloading: Option<Reloading>,
+    /// Who waits for the end of a reload.
+    pub reload_waiters: Vec<Reply>,
+    pub hand_over: HandOver,
+    pub run: Arc<RunFolder>,
+    /// The data folder's.
+    pub lock: Option<File>,
+    /// The admin port's socket, kept for a successor.
+    pub admin: Option<TcpListener>,
+    pub admin_rest: Arc<Notify>,
+    /// What workers were told of other processes.
+    pub any_siblings: bool,
+    /// Cancel requests of other processes that workers are at, by ticket.
+    pub cancels_in: HashMap<u64, Reply>,
+    pub cancels_out: Arc<Semaphore>,
+    pub last_ticket: u64,
+    pub notifier: Notifier,
+    pub pings: u64,
+}
+
+/// One target whose catalog and addresses are being followed.
+pub(crate) struct Watched {
+    pub id: usize,
+    /// Tells the one who reads the catalog of another setup.
+    pub setup: watch::Sender<TargetSetup>,
+    pub tasks: Vec<JoinHandle<()>>,
 }
 
 /// How far the gateway's end has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Shutdown {
+pub(crate) enum Shutdown {
     No,
+    /// Another process serves; sessions here end by themselves.
+    HandedOver,
     Draining,
     Stopping,
 }
 
 /// One worker's mailbox, and the orders that found it full.
-struct Post {
-    link: WorkerLink,
+pub(crate) struct Post {
+    pub link: WorkerLink,
     waiting: VecDeque<Order>,
+    /// The worker has ended: it takes nothing more.
+    gone: bool,
 }
 
 impl Post {
     fn new(link: WorkerLink) -> Post {
-        Post { link, waiting: VecDeque::new() }
+        Post { link, waiting: VecDeque::new(), gone: false }
     }
 
     /// Sends, or keeps for later. Only the newest snapshot is worth keeping.
-    fn send(&mut self, order: Order) {
+    pub(crate) fn send(&mut self, order: Order) {
+        if self.gone {
+            return;
+        }
         if matches!(order, Order::Adopt(_)) {
             self.waiting.retain(|waiting| !matches!(waiting, Order::Adopt(_)));
         }
         self.waiting.push_back(order);
         self.flush();
+    }
+
+    /// Nothing is sent or kept any more.
+    fn end(&mut self) {
+        self.gone = true;
+        self.waiting.clear();
+    }
+
+    /// Whether orders arrive.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone
     }
 
     /// Sends what was kept, in order.
@@ -139,6 +212,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    succeed: Signal,
 }
 
 impl Signals {
@@ -147,6 +221,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            succeed: signal(SignalKind::user_defined2())?,
         })
     }
 }
@@ -165,7 +240,7 @@ impl Desk {
         if let Some(snapshot) = self.publish() {
             let _ = first.send(snapshot);
         }
-        let mut again = ticks();
+        let (mut again, mut pulse) = (ticks(), health::pulse(&self.notifier));
         loop {
             tokio::select! {
                 event = incoming.recv() => {
@@ -175,9 +250,8 @@ impl Desk {
                     while let Ok(event) = incoming.try_recv() {
                         self.event(event);
                     }
-                    if let Some(snapshot) = self.publish() {
-                        self.tell_all(|| Order::Adopt(Arc::clone(&snapshot)));
-                    }
+                    self.finish_reload();
+                    self.publish_to_all();
                 }
                 () = bell.0.notified() => while let Some(notice) = notices.take() {
                     self.notice(notice);
@@ -186,9 +260,16 @@ impl Desk {
                     self.workers.iter_mut().for_each(Post::flush);
                 }
                 _ = signals.terminate.recv() => self.end("SIGTERM"),
-                _ = signals.interrupt.recv() => self.end("SIGINT"),
-                _ = signals.hangup.recv() => {
-                    warn!("SIGHUP: reloading is not supported yet; restart the gateway to change its configuration");
+                _ = signals.interrupt.recv() => {
+                    info!(signal = "SIGINT", "asked to end");
+                    self.stop();
+                }
+                _ = signals.hangup.recv() => self.reload("SIGHUP"),
+                _ = signals.succeed.recv() => self.start_successor(),
+                _ = pulse.tick() => self.look_after(),
+                () = until(self.reload_deadline()) => {
+                    self.finish_reload();
+                    self.publish_to_all();
                 }
             }
         }
@@ -204,7 +285,7 @@ impl Desk {
         }
     }
 
-    fn event(&mut self, event: Event) {
+    pub(crate) fn event(&mut self, event: Event) {
         match event {
             Event::Catalog { target, read } => self.catalog_read(target, read),
             Event::CatalogConfirmed { target } => self.status.target(target, |state| {
@@ -213,7 +294,7 @@ impl Desk {
                 }
             }),
             Event::CatalogFailed { target, error } => {
-                self.waiting.remove(&target);
+                self.heard_of(target);
                 self.status.target(target, |state| {
                     if state.catalog_failure.as_ref() != Some(&error) {
                         warn!(target = %state.name, %error, "the target's catalog cannot be read; trying again");
@@ -233,13 +314,42 @@ impl Desk {
             }),
             Event::Answer { worker, order } => self.answer(worker, order),
             Event::Recording { worker, failure } => self.recording(worker, failure),
+            Event::Reloaded(loaded) => self.reloaded(loaded),
+            Event::Reload { why, done } => {
+                self.reload_waiters.extend(done);
+                self.reload(why);
+            }
+            Event::ReloadedEverywhere => self.reloaded_everywhere(),
+            Event::Open { doors, admin, done } => self.open(doors, admin, done),
+            Event::Announce { predecessor, done } => self.announce(predecessor, done),
+            Event::Announced { done } => {
+                self.notifier.say("READY=1\nSTATUS=serving");
+                let _ = done.send(Ok(()));
+            }
+            Event::TakeOver { reply } => drop(reply.send(self.give())),
+            Event::Rest { done } => self.rest(done),
+            Event::NotHandedOver { reason } => self.not_handed_over(&reason),
+            Event::HandedOver { pid, done } => {
+                self.handed_over(pid);
+                let _ = done.send(());
+            }
+            Event::SuccessorFailed { error } => {
+                error!(error, "no process could be started to take over; this one goes on");
+            }
+            Event::Cancel { request, done } => self.cancel_here(request, done),
+            Event::Siblings { drainers } => self.siblings(drainers),
+            Event::WorkerFailed { worker, reason } => {
+                self.notifier.say(&format!("STATUS=worker {worker} has failed: {reason}"));
+                self.status.worker(worker, |state| state.failed = Some(reason));
+                self.drain();
+            }
             Event::Drain => self.drain(),
             Event::Stop => self.stop(),
         }
     }
 
     fn catalog_read(&mut self, target: usize, read: catalog::Read) {
-        self.waiting.remove(&target);
+        self.heard_of(target);
         self.status.target(target, |state| {
             let version = read.catalog.version();
             info!(target = %state.name, version, columns = read.columns.len(), "read the target's catalog");
@@ -247,6 +357,13 @@ impl Desk {
             state.catalog_failure = None;
         });
         self.publisher.catalog(target, read);
+    }
+
+    /// What is new goes to every worker.
+    fn publish_to_all(&mut self) {
+        if let Some(snapshot) = self.publish() {
+            self.tell_all(|| Order::Adopt(Arc::clone(&snapshot)));
+        }
     }
 
     fn publish(&mut self) -> Option<Arc<Snapshot>> {
@@ -273,6 +390,18 @@ impl Desk {
                 debug!(worker, epoch, "adopted");
                 self.status.worker(worker, |state| state.epoch = epoch);
             }
+            Notice::Configured { worker } => {
+                debug!(worker, "configured");
+                self.configured();
+            }
+            Notice::Pong { worker, number } => {
+                debug!(worker, number, "turns");
+                self.status.worker(worker, |state| state.asked = None);
+            }
+            Notice::CancelElsewhere { worker, ticket, request } => {
+                self.cancel_elsewhere(worker, ticket, request);
+            }
+            Notice::CancelDone { ticket } => self.cancelled_here(ticket),
             Notice::SegmentWanted { worker, number } => {
                 if self.segments.insert((worker, number)) {
                     let place = Arc::clone(&self.place);
@@ -284,6 +413,8 @@ impl Desk {
             Notice::Stopped { worker } => {
                 info!(worker, "worker stopped");
                 self.status.worker(worker, |state| state.stopped = true);
+                let post = usize::try_from(worker).ok().and_then(|worker| self.workers.get_mut(worker));
+                post.into_iter().for_each(Post::end);
             }
         }
     }
@@ -325,7 +456,7 @@ impl Desk {
     fn end(&mut self, why: &str) {
         info!(signal = why, "asked to end");
         match self.shutdown {
-            Shutdown::No => self.drain(),
+            Shutdown::No | Shutdown::HandedOver => self.drain(),
             Shutdown::Draining | Shutdown::Stopping => self.stop(),
         }
     }
@@ -336,24 +467,38 @@ impl Desk {
         }
         self.shutdown = Shutdown::Draining;
         self.status.state().draining = true;
-        let deadline = self.started.elapsed() + self.drain_timeout;
-        let deadline_ns = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
+        self.notifier.say("STOPPING=1\nSTATUS=draining: sessions end when they are idle");
+        let deadline_ns = self.deadline_ns(self.drain_timeout);
         info!(
             seconds = self.drain_timeout.as_secs(),
             "draining: no new clients; a second signal cuts what is left"
         );
-        self.tell_all(|| Order::Drain { deadline_ns });
+        self.tell_all(|| Order::Drain { deadline_ns, ending: Ending::WhenIdle });
+    }
+
+    /// A moment from now on, as workers count.
+    pub(crate) fn deadline_ns(&self, within: Duration) -> u64 {
+        u64::try_from((self.started.elapsed() + within).as_nanos()).unwrap_or(u64::MAX)
     }
 
     fn stop(&mut self) {
         self.shutdown = Shutdown::Stopping;
         self.status.state().draining = true;
+        self.notifier.say("STOPPING=1\nSTATUS=stopping: sessions are cut");
         info!("stopping: cutting every session");
         self.tell_all(|| Order::Stop);
     }
 
-    fn tell_all(&mut self, order: impl Fn() -> Order) {
+    pub(crate) fn tell_all(&mut self, order: impl Fn() -> Order) {
         self.workers.iter_mut().for_each(|worker| worker.send(order()));
+    }
+}
+
+/// A moment that may never come.
+async fn until(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use lockgate_bridge::{SaltedKey, SessionsMax};
-use lockgate_lane::{Identity, SaltRequest, Verifier};
+use lockgate_bridge::SessionsMax;
+use lockgate_lane::{Identity, SaltRequest, SaltedKey, Verifier};
 use rustls::crypto::aws_lc_rs;
 use zeroize::{Zeroize as _, Zeroizing};
 

@@ -11,6 +11,9 @@ mod admin;
 mod attach;
 mod catalog;
 mod desk;
+mod doors;
+pub mod handover;
+mod health;
 mod identity;
 #[cfg(test)]
 mod live_tests;
@@ -18,12 +21,18 @@ mod metrics;
 pub mod policies;
 mod publish;
 mod recordings;
+mod reload;
 mod resolve;
+mod run;
+mod siblings;
 mod status;
+mod succession;
+mod systemd;
 pub mod target_tls;
 mod text;
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -33,11 +42,14 @@ use std::time::{Duration, Instant};
 use lockgate_bridge::{
     Counters, DestinationTls, Inbox, Notice, Order, Outlet, Queue, SessionsMax, Snapshot, Wake,
 };
-use lockgate_lane::{Identity, Secret, Target};
+use lockgate_lane::{CancelRequest, Identity, Secret, Target};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+pub use doors::{Door, Work};
+pub use handover::TakeOver;
 pub use policies::Policies;
+pub use reload::{Host, Reload};
 
 /// Threads of the runtime: nothing here is in a session's way, so two are many.
 const RUNTIME_THREADS: usize = 2;
@@ -54,14 +66,28 @@ pub struct Setup {
     pub users: Vec<UserSetup>,
     /// Compiled policies.
     pub policies: Policies,
-    /// The admin port's socket, bound and listening.
+    /// The admin port's socket, bound and listening; `None` also where [`Control::open`] is to bring it.
     pub admin: Option<TcpListener>,
+    /// Where clients come in; the workers have their shares already. Empty where [`Control::open`] is to bring them.
+    pub doors: Vec<Door>,
+    /// What the workers work under.
+    pub work: Work,
+    /// Loads the configuration anew and starts successors.
+    pub host: Arc<dyn Host>,
+    /// The folder where the processes of this gateway meet.
+    pub run: PathBuf,
+    /// The lock on the data folder, for a successor.
+    pub lock: File,
     /// Folder of all recordings.
     pub recordings: PathBuf,
+    /// The series that each worker records into.
+    pub series: Vec<u32>,
     /// Bytes of one segment file.
     pub segment_bytes: u64,
     /// Time that sessions get to end when the gateway is told to.
     pub drain_timeout: Duration,
+    /// Time that sessions get to end by themselves when another process has taken over.
+    pub handover_timeout: Duration,
     /// The process' start: the zero of every monotonic time.
     pub started: Instant,
     /// What workers say.
@@ -78,7 +104,7 @@ pub struct TargetSetup {
     /// What lanes need of it.
     pub target: Arc<Target>,
     /// Where it may be, in the order in which it is tried.
-    pub hosts: Vec<Host>,
+    pub hosts: Vec<TargetHost>,
     /// Who reads its catalog.
     pub catalog: Account,
     /// Time between two looks at its catalog: what changes behind the gateway's back is found within it.
@@ -91,7 +117,7 @@ pub struct TargetSetup {
 
 /// One of a target's hosts.
 #[derive(Debug, Clone)]
-pub struct Host {
+pub struct TargetHost {
     /// Its name or IP address, without brackets.
     pub name: String,
     /// Its port.
@@ -143,7 +169,8 @@ impl Wake for Bell {
 pub struct Control {
     runtime: Runtime,
     events: mpsc::Sender<Event>,
-    drain_timeout: Duration,
+    status: status::Status,
+    run: run::RunFolder,
 }
 
 impl fmt::Debug for Control {
@@ -169,16 +196,47 @@ enum Event {
     Answer { worker: u32, order: Order },
     /// Whether a worker has files to record into.
     Recording { worker: u32, failure: Option<String> },
+    /// A configuration was loaded anew, or refused with all its mistakes.
+    Reloaded(Result<Box<reload::Derived>, Vec<String>>),
+    /// Load the configuration anew; `done` hears when it holds, or is refused.
+    Reload { why: &'static str, done: Option<Reply> },
+    /// What was reloaded here holds in the other processes of this gateway, too, as far as they can be reached.
+    ReloadedEverywhere,
+    /// The same, of a process that begins to serve.
+    Announced { done: oneshot::Sender<io::Result<()>> },
+    /// Accept clients on these.
+    Open { doors: Vec<Door>, admin: Option<TcpListener>, done: Reply },
+    /// This process serves: say so. It has taken over from the process of this id, if any.
+    Announce { predecessor: Option<u32>, done: oneshot::Sender<io::Result<()>> },
+    /// A process asks to take over.
+    TakeOver { reply: oneshot::Sender<Result<Vec<succession::Gift>, String>> },
+    /// The process that is to take over stands: accept no more.
+    Rest { done: Reply },
+    /// The process that was to take over does not, and why.
+    NotHandedOver { reason: String },
+    /// The process of this id has taken over.
+    HandedOver { pid: u32, done: Reply },
+    /// A process could not be started to take over.
+    SuccessorFailed { error: String },
+    /// Another process asks to cancel.
+    Cancel { request: CancelRequest, done: Reply },
+    /// Processes of this gateway that drain.
+    Siblings { drainers: Vec<u32> },
+    /// A worker's thread has ended before its time.
+    WorkerFailed { worker: u32, reason: String },
     /// Accept no more and end sessions when they are idle.
     Drain,
     /// Cut every session now.
     Stop,
 }
 
+/// Somebody waits for something to be done.
+type Reply = oneshot::Sender<()>;
+
 /// Starts control on threads of its own. Returns when the first snapshot can be published: every target's catalog has
 /// been read, or could not be, or let itself be waited for too long.
 ///
-/// From here on SIGTERM and SIGINT drain (a second one stops), and SIGHUP does nothing but say so.
+/// From here on SIGTERM drains (a second one stops), SIGINT stops, SIGHUP reloads and SIGUSR2 starts a successor.
 ///
 /// # Errors
 /// When threads, signal handlers or the admin port cannot be had.
@@ -191,17 +249,82 @@ pub fn start(setup: Setup) -> io::Result<(Control, Arc<Snapshot>)> {
         .build()?;
     let (events, incoming) = mpsc::channel(EVENTS_MAX);
     let (first, snapshot) = oneshot::channel();
-    let drain_timeout = setup.drain_timeout;
+    let run = run::RunFolder::open(&setup.run)?;
     let context = runtime.enter();
-    desk::spawn(setup, events.clone(), incoming, first)?;
+    let status = desk::spawn(setup, events.clone(), incoming, first)?;
     drop(context);
     let snapshot = snapshot
         .blocking_recv()
         .map_err(|_| io::Error::other("control ended before it had anything to publish"))?;
-    Ok((Control { runtime, events, drain_timeout }, snapshot))
+    Ok((Control { runtime, events, status, run }, snapshot))
 }
 
+/// How long all workers may take to begin, or to do what they are told, when they have nothing else to do.
+const WORKERS_MAX: Duration = Duration::from_secs(30);
+
 impl Control {
+    /// Waits until every worker judges.
+    ///
+    /// # Errors
+    /// One has failed, or takes too long; which and why.
+    pub fn workers_judge(&self) -> Result<(), String> {
+        let deadline = Instant::now() + WORKERS_MAX;
+        loop {
+            let missing = {
+                let state = self.status.state();
+                if state.draining {
+                    return Ok(());
+                }
+                let ended = |worker: &&status::WorkerState| worker.stopped || worker.failed.is_some();
+                if state.workers.iter().any(|worker| ended(&worker)) {
+                    return Err(String::from("a worker has failed"));
+                }
+                state.workers.iter().filter(|worker| worker.epoch == 0).count()
+            };
+            match missing {
+                0 => return Ok(()),
+                _ if Instant::now() > deadline => return Err(format!("{missing} workers do not begin")),
+                _ => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+    }
+
+    /// Accepts clients on these doors, and answers on the admin port. Returns when the workers have begun to.
+    ///
+    /// # Errors
+    /// They have not within a time that is long enough.
+    pub fn open(&self, doors: Vec<Door>, admin: Option<TcpListener>) -> Result<(), String> {
+        let (done, opened) = oneshot::channel();
+        let event = Event::Open { doors, admin, done };
+        let sent = self.events.blocking_send(event).is_ok();
+        let opened = self.runtime.block_on(async { tokio::time::timeout(WORKERS_MAX, opened).await });
+        match (sent, opened) {
+            (true, Ok(Ok(()))) => Ok(()),
+            _ => Err(String::from("the workers do not begin to accept")),
+        }
+    }
+
+    /// Says that this process serves: to the service manager, and to whoever may want to take over from it one day.
+    ///
+    /// # Errors
+    /// The socket for that cannot be had.
+    pub fn announce(&self, predecessor: Option<u32>) -> io::Result<()> {
+        let (done, announced) = oneshot::channel();
+        let gone = |()| io::Error::other("control has ended");
+        self.events.blocking_send(Event::Announce { predecessor, done }).map_err(|_| gone(()))?;
+        announced.blocking_recv().map_err(|_| gone(()))?
+    }
+
+    /// Loads the configuration anew, as SIGHUP does.
+    pub fn reload(&self) {
+        let _ = self.events.blocking_send(Event::Reload { why: "asked", done: None });
+    }
+
+    /// A worker's thread has ended before its time: everything ends in good order, and says why.
+    pub fn worker_failed(&self, worker: u32, reason: String) {
+        let _ = self.events.blocking_send(Event::WorkerFailed { worker, reason });
+    }
+
     /// Tells every worker to end its sessions as they become idle, at the latest after the configured time.
     pub fn drain(&self) {
         let _ = self.events.blocking_send(Event::Drain);
@@ -212,13 +335,9 @@ impl Control {
         let _ = self.events.blocking_send(Event::Stop);
     }
 
-    /// How long a drain may take.
-    pub fn drain_timeout(&self) -> Duration {
-        self.drain_timeout
-    }
-
     /// Ends control, when no worker is left.
     pub fn finish(self) {
+        self.run.leave();
         self.runtime.shutdown_timeout(Duration::from_secs(2));
     }
 }

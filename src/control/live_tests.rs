@@ -7,11 +7,16 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::{Account, Bell, Control, Host, Setup, TargetSetup, UserSetup, WorkerLink, policies};
-use lockgate_bridge::{Inbox, Notice, Order, Outlet, Queue, SessionsMax, Snapshot, Wake, mailbox};
+use crate::{
+    Account, Bell, Control, Host, Reload, Setup, TargetHost, TargetSetup, UserSetup, Work, WorkerLink,
+    policies,
+};
+use lockgate_bridge::{
+    Durability, Inbox, Limits, Notice, Order, Outlet, Queue, SessionsMax, Snapshot, Wake, mailbox,
+};
 use lockgate_lane::{Identity, SaltRequest, Secret, SessionAttrs, Target, TargetTls, Verifier};
 
 /// Where Debian puts the server's programs.
@@ -136,6 +141,53 @@ impl Wake for Deaf {
     fn wake(&self) {}
 }
 
+/// The binary around control: its next configurations, in order.
+#[derive(Default)]
+struct Configurations(Mutex<Vec<Result<Reload, Vec<String>>>>);
+
+impl Host for Configurations {
+    fn reload(&self, _: Option<&[std::net::SocketAddr]>) -> Result<Reload, Vec<String>> {
+        self.0.lock().unwrap().remove(0)
+    }
+
+    fn start_successor(&self) -> std::io::Result<u32> {
+        Err(std::io::Error::other("none here"))
+    }
+}
+
+fn work() -> Work {
+    Work { limits: Limits::default(), lane_limits: Arc::default(), durability: Durability::Async }
+}
+
+fn target(server: &Server) -> TargetSetup {
+    let secret = || Secret::new("grüße".as_bytes().to_vec());
+    let target = Target {
+        name: String::from("orders"),
+        attrs: SessionAttrs::Any,
+        database: String::from("postgres"),
+        user: String::from("postgres"),
+        password: Some(secret()),
+        tls: TargetTls::Disable,
+    };
+    TargetSetup {
+        target: Arc::new(target),
+        hosts: vec![TargetHost { name: String::from("localhost"), port: server.port, tls: None }],
+        catalog: Account { user: String::from("postgres"), password: Some(secret()) },
+        catalog_poll: Duration::from_secs(1),
+        sessions_max: SessionsMax { max: u32::MAX, key: "" },
+        queue: Queue { max: 0, ns_max: 0 },
+    }
+}
+
+fn user(name: &str) -> UserSetup {
+    let groups = vec![String::from("ai")];
+    UserSetup {
+        identity: Arc::new(Identity { name: name.to_owned(), groups }),
+        password: Secret::new(b"pw".to_vec()),
+        sessions_max: SessionsMax { max: u32::MAX, key: "" },
+    }
+}
+
 /// Control with one worker that this test plays.
 struct Gateway {
     control: Control,
@@ -144,6 +196,7 @@ struct Gateway {
     notices: Outlet<Notice>,
     admin: std::net::SocketAddr,
     recordings: PathBuf,
+    host: Arc<Configurations>,
 }
 
 impl Gateway {
@@ -156,44 +209,32 @@ impl Gateway {
         let (notices, inbox) = mailbox(64, bell.clone());
         let admin = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = admin.local_addr().unwrap();
-        let secret = || Secret::new("grüße".as_bytes().to_vec());
-        let target = Target {
-            name: String::from("orders"),
-            attrs: SessionAttrs::Any,
-            database: String::from("postgres"),
-            user: String::from("postgres"),
-            password: Some(secret()),
-            tls: TargetTls::Disable,
-        };
+        let run = server.folder.join("run");
+        fs::create_dir_all(&run).unwrap();
+        let lock = fs::File::create(server.folder.join("lock")).unwrap();
+        let host = Arc::new(Configurations::default());
         let setup = Setup {
-            targets: vec![TargetSetup {
-                target: Arc::new(target),
-                hosts: vec![Host { name: String::from("localhost"), port: server.port, tls: None }],
-                catalog: Account { user: String::from("postgres"), password: Some(secret()) },
-                sessions_max: SessionsMax { max: u32::MAX, key: "" },
-                queue: Queue { max: 0, ns_max: 0 },
-                catalog_poll: Duration::from_secs(1),
-            }],
-            users: vec![UserSetup {
-                identity: Arc::new(Identity {
-                    name: String::from("agent-7"),
-                    groups: vec![String::from("ai")],
-                }),
-                password: Secret::new(b"pw".to_vec()),
-                sessions_max: SessionsMax { max: u32::MAX, key: "" },
-            }],
+            targets: vec![target(server)],
+            users: vec![user("agent-7")],
             policies: policies::load(&[policy]).unwrap(),
             admin: Some(admin),
+            doors: Vec::new(),
+            work: work(),
+            host: host.clone(),
+            run,
+            lock,
             recordings: recordings.clone(),
+            series: vec![0],
             segment_bytes: 4 << 20,
             drain_timeout: Duration::from_secs(30),
+            handover_timeout: Duration::from_secs(30),
             started: Instant::now(),
             notices: inbox,
             bell,
             workers: vec![WorkerLink { outlet, counters: Arc::default() }],
         };
         let (control, first) = crate::start(setup).unwrap();
-        Gateway { control, first, orders, notices, admin: address, recordings }
+        Gateway { control, first, orders, notices, admin: address, recordings, host }
     }
 
     /// The next order that `wanted` takes; others are passed over.
@@ -323,5 +364,48 @@ fn workers_get_segments_salted_passwords_and_their_end() {
     gateway.control.stop();
     gateway.order("a stop", |order| matches!(order, Order::Stop).then_some(()));
     assert!(gateway.get("/readyz").contains("shutting down"));
+    gateway.control.finish();
+}
+
+#[test]
+fn a_reload_holds_at_once_or_not_at_all() {
+    let server = Server::new("reload");
+    server.psql("CREATE TABLE customers (id int, email text)").unwrap();
+    let gateway = Gateway::new(&server);
+    let policy = server.folder.join("orders.policy");
+    fs::write(&policy, POLICY.replace("with redact", "with null")).unwrap();
+    let reload = |users: &[&str]| Reload {
+        targets: vec![target(&server)],
+        users: users.iter().map(|name| user(name)).collect(),
+        policies: policies::load(std::slice::from_ref(&policy)).unwrap(),
+        doors: Vec::new(),
+        work: work(),
+        segment_bytes: 4 << 20,
+        drain_timeout: Duration::from_secs(30),
+        handover_timeout: Duration::from_secs(30),
+        warnings: Vec::new(),
+        changes: Vec::new(),
+        fixed: Vec::new(),
+    };
+    let mistakes = vec![String::from("line 3: no such key"), String::from("line 7: no such key")];
+    let next = [Err(mistakes), Ok(reload(&["agent-8"])), Ok(reload(&["agent-8"]))];
+    gateway.host.0.lock().unwrap().extend(next);
+
+    gateway.control.reload();
+    until("refused", || gateway.get("/readyz").contains("refused for 2 mistakes").then_some(()));
+    assert!(gateway.get("/metrics").contains("lockgate_reloads_total{result=\"refused\"} 1"));
+
+    gateway.control.reload();
+    let snapshot = gateway.order("a snapshot of the new configuration", adopted);
+    assert!(snapshot.epoch > gateway.first.epoch);
+    assert_eq!(snapshot.users.keys().collect::<Vec<_>>(), ["agent-8"]);
+    let pair = (String::from("agent-8"), String::from("orders"));
+    let masks: Vec<_> = snapshot.standings[&pair].masks.rules.values().map(|rule| rule.mask).collect();
+    assert_eq!(masks, [lockgate_mask::Mask::Null], "with the catalog that was read before");
+    assert!(gateway.get("/metrics").contains("lockgate_last_reload_successful 1"));
+
+    gateway.control.reload();
+    let again = gateway.order("an epoch for each reload", adopted);
+    assert_eq!(again.epoch, snapshot.epoch + 1);
     gateway.control.finish();
 }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use lockgate_bridge::Counters;
 
-use crate::status::State;
+use crate::status::{State, TURN_MAX};
 
 /// One sample: labels and value.
 type Sample = (String, String);
@@ -42,9 +42,25 @@ pub(crate) fn page(state: &State, counters: &[Arc<Counters>], started: SystemTim
         "1 while the gateway is shutting down.",
         [plain(u8::from(state.draining))],
     );
+    reloads(&mut page, state);
     workers(&mut page, state, counters);
     targets(&mut page, state);
     page.0
+}
+
+fn reloads(page: &mut Page, state: &State) {
+    let count = |result: &str, number: u64| (label("result", result), number.to_string());
+    let counts = [count("done", state.reloads.done), count("refused", state.reloads.refused)];
+    page.family("reloads_total", "counter", "Reloads of the configuration, by what became of them.", counts);
+    let good = u8::from(state.reloads.mistakes.is_none());
+    page.family("last_reload_successful", "gauge", "0 while the last reload was refused.", [plain(good)]);
+    let draining = state.predecessors.len();
+    page.family(
+        "predecessors",
+        "gauge",
+        "Processes that have handed over and still drain.",
+        [plain(draining)],
+    );
 }
 
 fn workers(page: &mut Page, state: &State, counters: &[Arc<Counters>]) {
@@ -52,6 +68,12 @@ fn workers(page: &mut Page, state: &State, counters: &[Arc<Counters>]) {
         state.workers.iter().enumerate().map(|(worker, state)| {
             (label("worker", worker), u8::from(state.recording.is_some()).to_string())
         });
+    let asked = |worker: &crate::status::WorkerState| {
+        u8::from(worker.failed.is_some() || worker.asked.is_some_and(|asked| asked.elapsed() > TURN_MAX))
+    };
+    let stuck = state.workers.iter().enumerate();
+    let stuck = stuck.map(|(worker, state)| (label("worker", worker), asked(state).to_string()));
+    page.family("worker_stuck", "gauge", "1 while a worker does not turn.", stuck);
     page.family("recording_failed", "gauge", "1 while a worker cannot record, and forwards nothing.", failed);
     let mut families: BTreeMap<&str, (&str, &str, Vec<Sample>)> = BTreeMap::new();
     for (worker, counters) in counters.iter().enumerate() {

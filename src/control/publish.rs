@@ -12,7 +12,7 @@ use lockgate_policy_dsl::{MaskKind, MaskRule};
 
 use crate::catalog::{ColumnName, Read};
 use crate::identity::User;
-use crate::{Host, Policies, TargetSetup, resolve};
+use crate::{Policies, TargetHost, TargetSetup, resolve};
 
 /// The state of which snapshots are made.
 #[derive(Debug)]
@@ -21,13 +21,25 @@ pub(crate) struct Publisher {
     policies: Policies,
     targets: Vec<TargetState>,
     book: Book,
+    /// What a reload brings, while catalogs of its new targets are being read.
+    staged: Option<Staged>,
     decoy_key: [u8; 32],
     epoch: u64,
     dirty: bool,
 }
 
+/// Everything that a reload may change at once.
+#[derive(Debug)]
+struct Staged {
+    users: Vec<User>,
+    policies: Policies,
+    targets: Vec<TargetState>,
+}
+
 #[derive(Debug)]
 struct TargetState {
+    /// Control's own name for it, never used again.
+    id: usize,
     setup: TargetSetup,
     /// `None` until it was read: nobody may connect before, as no mask would find its column.
     catalog: Option<Read>,
@@ -47,12 +59,12 @@ struct Book {
 }
 
 impl Book {
-    fn new(workers: usize) -> Book {
-        Book { workers, targets: HashMap::new(), identities: HashMap::new() }
-    }
-
-    /// Opens an account for whoever has none.
+    /// Opens an account for whoever has none, and closes those of names that are no longer configured and that nobody
+    /// sits on.
     fn enter(&mut self, users: &[User], targets: &[TargetState]) {
+        for seats in [&mut self.identities, &mut self.targets] {
+            seats.retain(|_, seats| Arc::strong_count(seats) > 1);
+        }
         for user in users {
             let seats = || Arc::new(Seats::new(self.workers));
             self.identities.entry(user.identity.name.clone()).or_insert_with(seats);
@@ -83,37 +95,68 @@ impl Publisher {
         decoy_key: [u8; 32],
         workers: usize,
     ) -> Publisher {
-        let literal = |host: &Host| resolve::literal(&host.name, host.port).into_iter().collect();
-        let targets: Vec<TargetState> = targets
-            .into_iter()
-            .map(|setup| TargetState {
-                addresses: setup.hosts.iter().map(literal).collect(),
-                catalog: None,
-                standings: None,
-                setup,
-            })
-            .collect();
-        let mut book = Book::new(workers);
-        book.enter(&users, &targets);
-        Publisher { users, policies, targets, book, decoy_key, epoch: 0, dirty: true }
+        let targets =
+            targets.into_iter().enumerate().map(|(id, setup)| TargetState::new(id, setup)).collect();
+        let book = Book { workers, targets: HashMap::new(), identities: HashMap::new() };
+        let mut publisher =
+            Publisher { users, policies, targets, book, staged: None, decoy_key, epoch: 0, dirty: true };
+        publisher.book.enter(&publisher.users, &publisher.targets);
+        publisher
+    }
+
+    /// Takes what a reload brings, with each target's id: a known one goes on with what is known of it. Nothing of it
+    /// holds before [`Publisher::adopt_staged`].
+    pub(crate) fn stage(&mut self, users: Vec<User>, policies: Policies, targets: Vec<(usize, TargetSetup)>) {
+        let targets = targets.into_iter().map(|(id, setup)| {
+            let mut state = TargetState::new(id, setup);
+            if let Some(known) = self.targets.iter().find(|known| known.id == id) {
+                state.catalog.clone_from(&known.catalog);
+                state.addresses.clone_from(&known.addresses);
+            }
+            state
+        });
+        self.staged = Some(Staged { targets: targets.collect(), users, policies });
+    }
+
+    /// What was staged holds from the next snapshot on, all of it, and there is a next one whatever has changed.
+    pub(crate) fn adopt_staged(&mut self) {
+        if let Some(Staged { users, policies, targets }) = self.staged.take() {
+            (self.users, self.policies, self.targets) = (users, policies, targets);
+            self.book.enter(&self.users, &self.targets);
+            self.dirty = true;
+        }
+    }
+
+    /// The target holds now, not only after a reload.
+    fn holds(&self, id: usize) -> bool {
+        self.targets.iter().any(|target| target.id == id)
+    }
+
+    /// The targets of this id: one that holds, one that is staged.
+    fn of_id(&mut self, id: usize) -> impl Iterator<Item = &mut TargetState> {
+        let staged = self.staged.as_mut().map(|staged| staged.targets.as_mut_slice()).unwrap_or_default();
+        self.targets.iter_mut().chain(staged).filter(move |target| target.id == id)
     }
 
     /// A target's catalog was read.
     pub(crate) fn catalog(&mut self, target: usize, read: Read) {
-        if let Some(target) = self.targets.get_mut(target) {
-            target.catalog = Some(read);
+        for target in self.of_id(target) {
+            target.catalog = Some(read.clone());
             target.standings = None;
-            self.dirty = true;
         }
+        self.dirty |= self.holds(target);
     }
 
     /// The name of one of a target's hosts was resolved.
     pub(crate) fn addresses(&mut self, target: usize, host: usize, addresses: Vec<SocketAddr>) {
-        let before = self.targets.get_mut(target).and_then(|target| target.addresses.get_mut(host));
-        if let Some(before) = before.filter(|before| !same(before, &addresses)) {
-            *before = addresses;
-            self.dirty = true;
+        let mut changed = false;
+        for before in self.of_id(target).filter_map(|target| target.addresses.get_mut(host)) {
+            if !same(before, &addresses) {
+                before.clone_from(&addresses);
+                changed = true;
+            }
         }
+        self.dirty |= changed && self.holds(target);
     }
 
     /// The next snapshot, if something changed since the last one.
@@ -166,10 +209,19 @@ impl Publisher {
     }
 }
 
+impl TargetState {
+    fn new(id: usize, setup: TargetSetup) -> TargetState {
+        let literal =
+            |host: &TargetHost| resolve::literal(&host.name, host.port).into_iter().collect::<Vec<_>>();
+        let addresses = setup.hosts.iter().map(literal).collect();
+        TargetState { id, addresses, catalog: None, standings: None, setup }
+    }
+}
+
 /// Every address of every host, in the order in which they are tried.
 fn places(state: &TargetState) -> Arc<[Place]> {
     let hosts = state.setup.hosts.iter().zip(&state.addresses);
-    let of_host = |(host, addresses): (&Host, &Vec<SocketAddr>)| {
+    let of_host = |(host, addresses): (&TargetHost, &Vec<SocketAddr>)| {
         let place = |address: &SocketAddr| Place { address: *address, tls: host.tls.clone() };
         addresses.iter().map(place).collect::<Vec<_>>()
     };
@@ -310,7 +362,7 @@ policy ops for user "olga" on target "orders", "ledger" {
         let catalog = Account { user: String::from("u"), password: None };
         TargetSetup {
             target: Arc::new(target),
-            hosts: vec![Host { name: String::from("127.0.0.1"), port: 5432, tls: None }],
+            hosts: vec![TargetHost { name: String::from("127.0.0.1"), port: 5432, tls: None }],
             catalog,
             sessions_max: UNLIMITED,
             queue: Queue { max: 0, ns_max: 0 },
@@ -398,6 +450,29 @@ policy ops for user "olga" on target "orders", "ledger" {
         assert!(publisher.publish().is_none(), "a rotation is no change");
         publisher.addresses(0, 0, vec![two]);
         assert_eq!(of(&publisher.publish().unwrap().snapshot, "orders"), [two]);
+    }
+
+    #[test]
+    fn what_is_staged_holds_all_at_once_and_known_targets_go_on() {
+        let mut publisher = publisher();
+        publisher.catalog(0, read());
+        publisher.publish().unwrap();
+        let renamed = POLICY.replace("user \"olga\"", "user \"nobody\"");
+        let users = vec![user("agent-7", &["ai"]), user("nobody", &[])];
+        publisher.stage(users, policies(&renamed), vec![(0, target("orders")), (7, target("ledger"))]);
+        assert!(publisher.publish().is_none(), "nothing holds yet");
+        publisher.catalog(7, read());
+        assert!(publisher.publish().is_none(), "nor does what is read for it");
+        publisher.catalog(0, read());
+        let before = publisher.publish().unwrap().snapshot;
+        assert_eq!(pairs(&before), [("agent-7", "orders", 2), ("olga", "orders", 2)]);
+        publisher.adopt_staged();
+        let after = publisher.publish().unwrap().snapshot;
+        let expected = [("agent-7", "orders", 3), ("nobody", "ledger", 3), ("nobody", "orders", 3)];
+        assert_eq!(pairs(&after), expected);
+        assert!(grant(&after, "olga", "orders").unwrap_err().contains("unknown user"));
+        publisher.catalog(1, read());
+        assert!(publisher.publish().is_none(), "an id that is gone means nothing");
     }
 
     #[test]

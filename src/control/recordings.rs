@@ -20,6 +20,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Place {
     pub root: PathBuf,
+    /// By worker.
+    pub series: Vec<u32>,
     pub segment_bytes: u64,
 }
 
@@ -51,8 +53,10 @@ pub(crate) async fn provide(place: Arc<Place>, worker: u32, number: u64, events:
 }
 
 async fn make(place: Arc<Place>, worker: u32, number: u64) -> Result<Order, String> {
-    let path = segment_path(&place.root, worker, number).display().to_string();
-    let made = spawn_blocking(move || create_segment(&place.root, worker, number, place.segment_bytes)).await;
+    let series = usize::try_from(worker).ok().and_then(|worker| place.series.get(worker).copied());
+    let series = series.ok_or_else(|| format!("worker {worker} has no series to record into"))?;
+    let path = segment_path(&place.root, series, number).display().to_string();
+    let made = spawn_blocking(move || create_segment(&place.root, series, number, place.segment_bytes)).await;
     match made {
         Ok(Ok(file)) => Ok(Order::Segment { number, file: OwnedFd::from(file), path }),
         Ok(Err(error)) => Err(format!("{path} cannot be made: {error}")),

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 /// A worker that has not adopted the newest epoch after this time is reported.
 const ADOPTION_MAX: Duration = Duration::from_secs(5);
+/// A worker that has not turned for this long is stuck: the longest turn there is, a full one with large statements to
+/// parse, takes a tenth of a second.
+pub(crate) const TURN_MAX: Duration = Duration::from_secs(5);
 
 /// Shared between the desk and the admin port.
 #[derive(Debug, Clone)]
@@ -17,7 +20,13 @@ pub(crate) struct State {
     /// The newest published epoch, and when it was published.
     pub epoch: u64,
     pub published: Instant,
+    /// It shuts down, or another process serves.
     pub draining: bool,
+    pub reloads: Reloads,
+    /// When the desk last looked after the workers.
+    pub looked_after: Instant,
+    /// Processes of this gateway that have handed over and still have sessions.
+    pub predecessors: Vec<u32>,
     pub workers: Vec<WorkerState>,
     pub targets: Vec<TargetState>,
 }
@@ -27,12 +36,27 @@ pub(crate) struct WorkerState {
     /// 0: none yet.
     pub epoch: u64,
     pub stopped: bool,
+    /// Why its thread has ended before its time.
+    pub failed: Option<String>,
+    /// Since when it owes an answer.
+    pub asked: Option<Instant>,
     /// Why it cannot record.
     pub recording: Option<String>,
 }
 
+/// What became of reloads.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reloads {
+    pub done: u64,
+    pub refused: u64,
+    /// How many mistakes the last one had, if it was refused.
+    pub mistakes: Option<usize>,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct TargetState {
+    /// Control's own name for it.
+    pub id: usize,
     pub name: String,
     /// Version of the catalog in use; 0: none was read yet.
     pub catalog_version: u64,
@@ -55,7 +79,7 @@ impl TargetState {
 /// Something to be said about the gateway's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reason {
-    /// `gateway`, `worker`, `target` or `recording`.
+    /// `gateway`, `worker`, `target`, `recording`, `configuration` or `predecessor`.
     pub what: &'static str,
     /// Which one.
     pub name: String,
@@ -63,19 +87,23 @@ pub(crate) struct Reason {
     pub reason: String,
 }
 
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Reason { what, name, reason } = self;
+        if name.is_empty() { write!(f, "{what}: {reason}") } else { write!(f, "{what} {name}: {reason}") }
+    }
+}
+
 impl Status {
     pub(crate) fn new(workers: usize, targets: impl Iterator<Item = String>) -> Status {
-        let targets = targets.map(|name| TargetState {
-            name,
-            catalog_version: 0,
-            catalog_failure: None,
-            address_failures: BTreeMap::new(),
-            addresses: BTreeMap::new(),
-        });
+        let targets = targets.enumerate().map(|(id, name)| TargetState::new(id, name));
         Status(Arc::new(Mutex::new(State {
             epoch: 0,
             published: Instant::now(),
             draining: false,
+            reloads: Reloads::default(),
+            looked_after: Instant::now(),
+            predecessors: Vec::new(),
             workers: vec![WorkerState::default(); workers],
             targets: targets.collect(),
         })))
@@ -94,26 +122,76 @@ impl Status {
         }
     }
 
-    /// Changes one target's state.
+    /// From now on these targets are there; what is known of them stays.
+    pub(crate) fn retarget(&self, targets: impl Iterator<Item = (usize, String)>) {
+        let mut state = self.state();
+        let known = std::mem::take(&mut state.targets);
+        let kept = |(id, name)| {
+            let known = known.iter().find(|known| known.id == id).cloned();
+            known.unwrap_or_else(|| TargetState::new(id, name))
+        };
+        state.targets = targets.map(kept).collect();
+    }
+
+    /// Changes one target's state, if it is there.
     pub(crate) fn target(&self, target: usize, change: impl FnOnce(&mut TargetState)) {
-        if let Some(target) = self.state().targets.get_mut(target) {
+        if let Some(target) = self.state().targets.iter_mut().find(|state| state.id == target) {
             change(target);
         }
     }
 }
 
+impl TargetState {
+    fn new(id: usize, name: String) -> TargetState {
+        TargetState {
+            id,
+            name,
+            catalog_version: 0,
+            catalog_failure: None,
+            address_failures: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+        }
+    }
+
+    /// Sessions can be opened.
+    fn is_open(&self) -> bool {
+        self.catalog_version > 0
+    }
+}
+
 impl State {
+    /// What is broken so that only a new process mends it; empty while all is well.
+    pub(crate) fn ailments(&self, now: Instant) -> Vec<Reason> {
+        let mut reasons = Vec::new();
+        let asleep = now.saturating_duration_since(self.looked_after);
+        if asleep > TURN_MAX {
+            let text = format!("control has not turned for {} s", asleep.as_secs());
+            reasons.push(reason("gateway", "", &text));
+        }
+        for (index, worker) in self.workers.iter().enumerate() {
+            let name = index.to_string();
+            let owing = worker.asked.map(|asked| now.saturating_duration_since(asked)).unwrap_or_default();
+            if let Some(failure) = &worker.failed {
+                reasons.push(reason("worker", &name, &format!("it has failed: {failure}")));
+            } else if worker.stopped && !self.draining {
+                reasons.push(reason("worker", &name, "it has stopped"));
+            } else if owing > TURN_MAX && !worker.stopped {
+                let text = format!("it has not turned for {} s", owing.as_secs());
+                reasons.push(reason("worker", &name, &text));
+            }
+        }
+        reasons
+    }
+
     /// Why no client should be sent here now; empty when one may.
     pub(crate) fn obstacles(&self, now: Instant) -> Vec<Reason> {
-        let mut reasons = Vec::new();
+        let mut reasons = self.ailments(now);
         if self.draining {
             reasons.push(reason("gateway", "", "it is shutting down"));
         }
         for (index, worker) in self.workers.iter().enumerate() {
             let name = index.to_string();
-            if worker.stopped && !self.draining {
-                reasons.push(reason("worker", &name, "it has stopped; restart the gateway"));
-            } else if worker.epoch == 0 {
+            if worker.epoch == 0 {
                 reasons.push(reason("worker", &name, "it has not begun to judge yet"));
             } else if worker.epoch < self.epoch && now.duration_since(self.published) > ADOPTION_MAX {
                 let text = format!("it judges by epoch {}, and {} was published", worker.epoch, self.epoch);
@@ -123,9 +201,9 @@ impl State {
                 reasons.push(reason("recording", &name, failure));
             }
         }
-        for target in self.targets.iter().filter(|target| target.catalog_version == 0) {
-            let text = target.catalog_failure.as_deref().unwrap_or("its catalog has not been read yet");
-            reasons.push(reason("target", &target.name, text));
+        // One target that is down sends nobody away from the others; if all are, nobody can be served.
+        if !self.targets.is_empty() && !self.targets.iter().any(TargetState::is_open) {
+            reasons.extend(self.targets.iter().map(closed));
         }
         reasons
     }
@@ -133,8 +211,22 @@ impl State {
     /// What is wrong and yet no reason to send clients elsewhere.
     pub(crate) fn troubles(&self) -> Vec<Reason> {
         let mut reasons = Vec::new();
+        if let Some(mistakes) = self.reloads.mistakes {
+            let text = format!(
+                "the last reload was refused for {mistakes} mistake{}, which the log names; what was loaded before holds",
+                if mistakes == 1 { "" } else { "s" }
+            );
+            reasons.push(reason("configuration", "", &text));
+        }
+        for pid in &self.predecessors {
+            let text = "this process has handed over and still has sessions; it ends by itself";
+            reasons.push(reason("predecessor", &pid.to_string(), text));
+        }
+        if self.targets.iter().any(TargetState::is_open) {
+            reasons.extend(self.targets.iter().filter(|target| !target.is_open()).map(closed));
+        }
         for target in &self.targets {
-            if let Some(failure) = target.catalog_failure.as_ref().filter(|_| target.catalog_version > 0) {
+            if let Some(failure) = target.catalog_failure.as_ref().filter(|_| target.is_open()) {
                 let text = format!("its catalog is as it was, and cannot be checked: {failure}");
                 reasons.push(reason("target", &target.name, &text));
             }
@@ -144,6 +236,11 @@ impl State {
         }
         reasons
     }
+}
+
+fn closed(target: &TargetState) -> Reason {
+    let text = target.catalog_failure.as_deref().unwrap_or("its catalog has not been read yet");
+    reason("target", &target.name, text)
 }
 
 fn reason(what: &'static str, name: &str, text: &str) -> Reason {

@@ -136,7 +136,7 @@ pub struct Standing {
     pub masks: ColumnMasks,
 }
 
-/// A password or token: wiped when dropped, never printed.
+/// A password, token or cancel key: wiped when dropped, never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
@@ -148,6 +148,16 @@ impl Secret {
     /// The secret itself, for the wire.
     pub fn expose(&self) -> &[u8] {
         &self.0
+    }
+}
+
+/// A salted password: as good as the password itself, so it is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SaltedKey(pub [u8; 32]);
+
+impl fmt::Debug for SaltedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SaltedKey")
     }
 }
 

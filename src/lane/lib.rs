@@ -16,6 +16,9 @@
 //!   byte. Bytes that came behind the request in clear text close the session (CVE-2021-23222): the worker passes
 //!   them to `receive` as part of the same input, never into the TLS engine, and the lane refuses them.
 //! * After [`Action::Close`] (both sides) the lane is dead: every call does nothing.
+//! * A call takes no more of what the client sent than a turn's share (calls with the same `now` are one turn). When
+//!   [`Lane::is_unfinished`] says so afterwards, [`Lane::go_on`] is due in a later turn: so a flood of commands holds
+//!   nobody else up.
 //! * Time and randomness are arguments. A lane never blocks, never panics on a peer's bytes, and holds at most
 //!   the bytes its [`Limits`] name.
 #![forbid(unsafe_code)]
@@ -25,6 +28,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
+use lockgate_codecs::postgres::backend::{self, ErrorText};
 use lockgate_recording::{Draft, SessionId, Time};
 
 mod grant;
@@ -88,7 +92,7 @@ pub enum Action {
         /// The server's process.
         process_id: u32,
         /// What the client was given, never the server's own.
-        secret: Vec<u8>,
+        secret: Secret,
     },
     /// A client asks to cancel the session that owns this key; the connection is then done (see
     /// [`CancelRequest`]). Whoever owns it gets [`Lane::cancel_requested`].
@@ -99,7 +103,7 @@ pub enum Action {
         /// The server's process.
         process_id: u32,
         /// The server's own key.
-        secret: Vec<u8>,
+        secret: Secret,
     },
     /// The session has been opened: count it as authenticated (limits before authentication no longer apply).
     Established,
@@ -208,7 +212,7 @@ pub struct Opening {
     /// Limits.
     pub limits: Arc<Limits>,
     /// From the operating system's generator; nonces and secrets come from it and nothing else does.
-    pub entropy: [u8; 96],
+    pub entropy: Secret,
     /// Now.
     pub now: Time,
 }
@@ -263,6 +267,14 @@ impl fmt::Debug for CancelRequest {
     }
 }
 
+/// What a PostgreSQL client is told that is not let in at all (SQLSTATE 53300, too_many_connections).
+pub fn turned_away(message: &str) -> Vec<u8> {
+    let error = ErrorText { severity: "FATAL", code: "53300", message, detail: "", hint: "" };
+    let mut bytes = Vec::new();
+    backend::write_error(&mut bytes, &error);
+    bytes
+}
+
 /// What came of a question.
 #[derive(Debug)]
 pub enum Answer {
@@ -273,7 +285,7 @@ pub enum Answer {
         /// The request's.
         number: u32,
         /// The salted password.
-        key: [u8; 32],
+        key: SaltedKey,
     },
     /// To [`Action::Seat`]: or, in words for the client, which limit is in the way.
     Seated(Result<(), String>),
@@ -374,6 +386,18 @@ impl Lane {
     pub fn blocked(&self, side: Side) -> bool {
         match self {
             Lane::Postgres(lane) => lane.blocked(side),
+        }
+    }
+    /// The client has sent more than one turn's share of work: [`Lane::go_on`] is due, in a later turn.
+    pub fn is_unfinished(&self) -> bool {
+        match self {
+            Lane::Postgres(lane) => lane.is_unfinished(),
+        }
+    }
+    /// Takes another share of what the client has sent.
+    pub fn go_on(&mut self, now: Time, judge: &mut Judge, out: &mut Outbox) {
+        match self {
+            Lane::Postgres(lane) => lane.go_on(now, judge, out),
         }
     }
     /// Who and what, once granted.

@@ -30,6 +30,7 @@ mod prove;
 mod reading;
 mod refusals;
 mod session;
+mod share;
 mod trouble;
 
 #[cfg(test)]
@@ -45,13 +46,15 @@ use std::sync::Arc;
 use lockgate_recording::{Record, SessionId, Time};
 
 use crate::{
-    Action, Answer, CloseReason, Fault, Grant, Judge, Limits, ListenerRules, Opening, Outbox, Side, Standing,
+    Action, Answer, CloseReason, Fault, Grant, Judge, Limits, ListenerRules, Opening, Outbox, Secret, Side,
+    Standing,
 };
 use connect::Connect;
 use greeting::First;
 use inbound::{Inbound, Step};
 use prove::{Claim, Prove};
 use session::Session;
+use share::Share;
 use trouble::Trouble;
 
 /// The conversation. The calling contract stands at [`crate`].
@@ -61,6 +64,7 @@ pub struct Lane {
     phase: Phase,
     from_client: Inbound,
     from_server: Inbound,
+    share: Share,
 }
 
 /// What every phase may look at.
@@ -72,7 +76,7 @@ struct Core {
     workers: u32,
     rules: Arc<ListenerRules>,
     limits: Arc<Limits>,
-    entropy: [u8; 96],
+    entropy: Secret,
     opened: Time,
     client_tls: bool,
     bytes_in: u64,
@@ -81,12 +85,12 @@ struct Core {
     commands: u64,
     /// Attempts to reach the target so far.
     dials: u32,
-    /// The client has been sent the beginning of a message and not its end: nothing else may follow.
-    client_mid_message: bool,
     /// The user and database of the start-up packet.
     claimed: Option<(String, String)>,
     /// SessionOpened was recorded, so SessionClosed is due.
     recorded: bool,
+    /// The client has been sent the beginning of a message and not its end: what followed would pass for the rest.
+    mid_message: bool,
 }
 
 /// Where the conversation stands. Each state owns what makes sense in it, and only that.
@@ -126,19 +130,21 @@ impl Lane {
                 rows: 0,
                 commands: 0,
                 dials: 0,
-                client_mid_message: false,
                 claimed: None,
                 recorded: false,
+                mid_message: false,
             },
             phase: Phase::First(First::default()),
             from_client: Inbound::default(),
             from_server: Inbound::default(),
+            share: Share::default(),
         }
     }
 
     /// See [`crate::Lane::receive`].
     pub fn receive(&mut self, side: Side, input: &mut [u8], now: Time, judge: &mut Judge, out: &mut Outbox) {
         let mut turn = Turn { now, judge, out };
+        self.share.refill_at(now);
         match side {
             Side::Client => {
                 self.core.bytes_in = self.core.bytes_in.saturating_add(input.len() as u64);
@@ -156,14 +162,15 @@ impl Lane {
     /// See [`crate::Lane::answer`].
     pub fn answer(&mut self, answer: Answer, now: Time, judge: &mut Judge, out: &mut Outbox) {
         let mut turn = Turn { now, judge, out };
+        self.share.refill_at(now);
         let phase = std::mem::replace(&mut self.phase, Phase::Closed);
         let next = match (phase, answer) {
             (Phase::Claim(claim), Answer::Login(login)) => claim.answered(login, &mut self.core, &mut turn),
             (Phase::Prove(prove), Answer::Salted { key, .. }) => {
-                prove.salted(&key, &mut self.core, &mut turn)
+                prove.salted(&key.0, &mut self.core, &mut turn)
             }
             (Phase::Connect(connect), Answer::Salted { number, key }) => {
-                connect.salted(number, &key, &self.core, &mut turn)
+                connect.salted(number, &key.0, &self.core, &mut turn)
             }
             (Phase::Connect(connect), Answer::Seated(result)) => {
                 connect.seated(result, &mut self.core, turn.out)
@@ -263,10 +270,24 @@ impl Lane {
     pub fn blocked(&self, side: Side) -> bool {
         match (&self.phase, side) {
             (Phase::Session(session), Side::Client) => {
-                session.is_blocked() && self.from_client.len() > HELD_BYTES_MAX
+                (session.is_blocked() || self.share.is_spent()) && self.from_client.len() > HELD_BYTES_MAX
             }
             _ => false,
         }
+    }
+
+    /// See [`crate::Lane::is_unfinished`].
+    pub fn is_unfinished(&self) -> bool {
+        // What waits for the server goes on with its answer.
+        matches!(&self.phase, Phase::Session(session) if !session.is_blocked())
+            && self.share.is_spent()
+            && self.from_client.len() > 0
+    }
+
+    /// See [`crate::Lane::go_on`].
+    pub fn go_on(&mut self, now: Time, judge: &mut Judge, out: &mut Outbox) {
+        self.share.refill_at(now);
+        self.drive_client(&[], &mut Turn { now, judge, out });
     }
 
     /// See [`crate::Lane::grant`].
@@ -285,14 +306,21 @@ impl Lane {
             let (next, step) = match phase {
                 Phase::First(first) => first.step(bytes, &mut self.core, turn),
                 Phase::Prove(prove) => prove.step(bytes, &mut self.core, turn),
-                Phase::Session(mut session) => match session.client_step(bytes, origin, &mut self.core, turn)
-                {
-                    Ok(step) => (Ok(Phase::Session(session)), step),
-                    Err(trouble) => {
-                        session.abandon(&trouble, &mut self.core, turn.now, turn.out);
-                        (Err(trouble), Step::Blocked)
+                Phase::Session(session) if self.share.is_spent() => {
+                    (Ok(Phase::Session(session)), Step::Blocked)
+                }
+                Phase::Session(mut session) => {
+                    let before = share::Work::of(turn.out);
+                    let stepped = session.client_step(bytes, origin, &mut self.core, turn);
+                    self.share.spend(before, turn.out);
+                    match stepped {
+                        Ok(step) => (Ok(Phase::Session(session)), step),
+                        Err(trouble) => {
+                            session.abandon(&trouble, &mut self.core, turn.now, turn.out);
+                            (Err(trouble), Step::Blocked)
+                        }
                     }
-                },
+                }
                 waiting @ (Phase::Claim(_) | Phase::Connect(_)) => (Ok(waiting), Step::Blocked),
                 Phase::Closed => (Ok(Phase::Closed), Step::Consumed(bytes.len())),
             };
@@ -318,7 +346,10 @@ impl Lane {
                 Phase::Connect(connect) => connect.step(bytes, &mut self.core, turn),
                 Phase::Session(mut session) => match session.server_step(bytes, origin, &mut self.core, turn)
                 {
-                    Ok(step) => (Ok(Phase::Session(session)), step),
+                    Ok(step) => {
+                        self.core.mid_message = session.is_mid_message();
+                        (Ok(Phase::Session(session)), step)
+                    }
                     Err(trouble) => {
                         session.abandon(&trouble, &mut self.core, turn.now, turn.out);
                         (Err(trouble), Step::Blocked)
@@ -352,7 +383,7 @@ impl Lane {
 
     /// Tells the client what it can be told, records the end and closes both sides. The phase is closed already.
     fn finish(&mut self, trouble: &Trouble, now: Time, out: &mut Outbox) {
-        if !self.core.client_mid_message {
+        if !self.core.mid_message {
             trouble.tell_client(out);
         }
         let (fault, reason) = (trouble.fault(), trouble.reason());
@@ -373,7 +404,7 @@ impl Lane {
     }
 }
 
-/// Bytes a client may send while the lane waits for the server's answer, before it is read from no more.
+/// Bytes a client may send while the lane waits for the server's answer or for its turn, before it is read from no more.
 const HELD_BYTES_MAX: usize = 256 << 10;
 
 /// Bytes a client may send before it is asked for any.

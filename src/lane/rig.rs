@@ -122,7 +122,7 @@ impl Rig {
             workers: 3,
             listener: Arc::new(settings.rules.clone()),
             limits: Arc::new(settings.limits.clone()),
-            entropy: [0x5a; 96],
+            entropy: crate::Secret::new(vec![0x5a; 96]),
             now,
         };
         Some(Rig {
@@ -195,11 +195,26 @@ impl Rig {
         self.receive(Side::Server, bytes);
     }
 
-    /// Bytes of either side.
+    /// Bytes of either side, and as many turns as the lane makes of them.
     pub fn receive(&mut self, side: Side, bytes: &[u8]) {
+        self.one_turn(side, bytes);
+        while self.lane.is_unfinished() {
+            self.go_on();
+        }
+    }
+
+    /// Bytes of either side, in one turn.
+    pub fn one_turn(&mut self, side: Side, bytes: &[u8]) {
         let mut input = bytes.to_vec();
         self.lane.receive(side, &mut input, self.now, &mut self.judge, &mut self.out);
         self.act(&input);
+    }
+
+    /// The next turn of a lane that is unfinished.
+    pub fn go_on(&mut self) {
+        self.now.monotonic_ns = self.now.monotonic_ns.saturating_add(1);
+        self.lane.go_on(self.now, &mut self.judge, &mut self.out);
+        self.act(&[]);
     }
 
     /// An answer to a question.
@@ -271,8 +286,12 @@ impl Rig {
                         answers.push(Answer::TlsReady { end_point: None });
                     }
                 }
-                Action::RegisterKey { process_id, secret } => self.key = Some((process_id, secret)),
-                Action::CancelUpstream { process_id, secret } => self.cancelled.push((process_id, secret)),
+                Action::RegisterKey { process_id, secret } => {
+                    self.key = Some((process_id, secret.expose().to_vec()))
+                }
+                Action::CancelUpstream { process_id, secret } => {
+                    self.cancelled.push((process_id, secret.expose().to_vec()))
+                }
                 Action::Close { reason } => self.closed = Some(reason.text),
                 Action::RouteCancel(_) | Action::Established => {}
             }
@@ -311,7 +330,7 @@ impl Rig {
 /// The answer to a question about a salt.
 pub fn salted(request: &SaltRequest) -> Answer {
     let key = Verifier::salt_password(request.password.expose(), &request.salt, request.iterations);
-    Answer::Salted { number: request.number, key }
+    Answer::Salted { number: request.number, key: crate::SaltedKey(key) }
 }
 
 /// What a server says when it asks for nothing.

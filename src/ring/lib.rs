@@ -174,8 +174,8 @@ pub enum Event {
 pub trait Driver {
     /// Begins to accept on a bound, listening socket.
     fn listen(&mut self, socket: TcpListener) -> io::Result<ListenerId>;
-    /// Accepts no more: no [`Event::Accepted`] comes from later turns. The socket is closed when nothing of it
-    /// is in flight.
+    /// Accepts no more. Whom the kernel has accepted before it heard of that still comes as [`Event::Accepted`]: the
+    /// connection stands, and only its owner may end it. The socket is closed when nothing of it is in flight.
     fn stop_listening(&mut self, listener: ListenerId);
     /// Begins to connect; [`Event::Dialed`] tells. There is no time limit but the kernel's: the caller closes
     /// what takes too long.

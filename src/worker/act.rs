@@ -1,7 +1,7 @@
 //! Carries out what a lane asked for.
 
 use lockgate_bridge::Notice;
-use lockgate_lane::{Action, Answer, CloseReason, Fault, LoginRequest, SaltRequest, Side};
+use lockgate_lane::{Action, Answer, CloseReason, Fault, LoginRequest, SaltRequest, SaltedKey, Side};
 use lockgate_ring::Driver;
 
 use crate::feed::Input;
@@ -48,7 +48,9 @@ impl<D: Driver> Worker<D> {
             Action::Dial(which) => self.dial(key, which),
             Action::RegisterKey { process_id, secret } => self.register_key(key, process_id, secret),
             Action::RouteCancel(request) => self.route_cancel(key, request),
-            Action::CancelUpstream { process_id, secret } => self.cancel_upstream(key, process_id, &secret),
+            Action::CancelUpstream { process_id, secret } => {
+                self.cancel_upstream(key, process_id, secret.expose())
+            }
             Action::Established => self.established(key),
             Action::Close { reason } => self.close(key, &reason),
         }
@@ -78,7 +80,8 @@ impl<D: Driver> Worker<D> {
     fn salt(&mut self, key: Key, request: SaltRequest) {
         match self.salts.ask(&request, key) {
             Salt::Known(salted) => {
-                self.answers.push_back(Answer::Salted { number: request.number, key: salted });
+                let number = request.number;
+                self.answers.push_back(Answer::Salted { number, key: SaltedKey(salted) });
             }
             Salt::Ask(ticket) => self.mail.send(Notice::Salt { worker: self.index, ticket, request }),
             Salt::Waiting => {}

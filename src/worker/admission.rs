@@ -18,20 +18,30 @@ impl Admission {
         Admission { limits, waiting: HashMap::new(), waiting_total: 0 }
     }
 
-    /// Whether one more connection from `address` may come in beside `connections` others; if so it counts as
-    /// unauthenticated until [`Admission::leave`].
-    pub(crate) fn enter(&mut self, address: IpAddr, connections: usize) -> bool {
+    /// Other limits hold from now on; who is in stays.
+    pub(crate) fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Lets one more connection from `address` in beside `connections` others; it counts as unauthenticated until
+    /// [`Admission::leave`]. The error is what to tell whoever may not come in.
+    pub(crate) fn enter(&mut self, address: IpAddr, connections: usize) -> Result<(), &'static str> {
         let total = u32::try_from(connections).unwrap_or(u32::MAX);
-        if total >= self.limits.sessions_max || self.waiting_total >= self.limits.unauthenticated_max {
-            return false;
+        if total >= self.limits.sessions_max {
+            return Err("Lockgate has as many clients as it may have; please try again later");
+        }
+        if self.waiting_total >= self.limits.unauthenticated_max {
+            return Err("too many connections to Lockgate are not authenticated yet; please try again later");
         }
         let waiting = self.waiting.entry(network(address)).or_insert(0);
         if *waiting >= self.limits.unauthenticated_per_address_max {
-            return false;
+            return Err(
+                "too many connections from your address are not authenticated yet; please try again later",
+            );
         }
         *waiting += 1;
         self.waiting_total += 1;
-        true
+        Ok(())
     }
 
     /// Connections that count as unauthenticated.
@@ -40,7 +50,8 @@ impl Admission {
         usize::try_from(self.waiting_total).unwrap().max(self.waiting.len())
     }
 
-    /// A connection that entered has been authenticated, or is gone.
+    /// A connection that entered has been authenticated, or is closed: not before, or one address could hold any
+    /// number that fail and linger.
     pub(crate) fn leave(&mut self, address: IpAddr) {
         let network = network(address);
         let Some(waiting) = self.waiting.get_mut(&network) else { return };
@@ -83,42 +94,42 @@ mod tests {
     #[test]
     fn an_address_has_its_share_until_it_authenticates() {
         let mut admission = admission();
-        assert!(admission.enter(ip("10.0.0.1"), 0));
-        assert!(admission.enter(ip("10.0.0.1"), 1));
-        assert!(!admission.enter(ip("10.0.0.1"), 2));
-        assert!(admission.enter(ip("10.0.0.2"), 2), "another address is not concerned");
+        assert!(admission.enter(ip("10.0.0.1"), 0).is_ok());
+        assert!(admission.enter(ip("10.0.0.1"), 1).is_ok());
+        assert!(admission.enter(ip("10.0.0.1"), 2).is_err());
+        assert!(admission.enter(ip("10.0.0.2"), 2).is_ok(), "another address is not concerned");
         admission.leave(ip("10.0.0.1"));
-        assert!(admission.enter(ip("10.0.0.1"), 3));
+        assert!(admission.enter(ip("10.0.0.1"), 3).is_ok());
     }
 
     #[test]
     fn all_unauthenticated_together_and_all_sessions_have_a_limit() {
         let mut admission = admission();
         for n in 0..5u8 {
-            assert!(admission.enter(IpAddr::from([10, 0, 1, n]), 0));
+            assert!(admission.enter(IpAddr::from([10, 0, 1, n]), 0).is_ok());
         }
-        assert!(!admission.enter(ip("10.0.2.1"), 0));
+        assert!(admission.enter(ip("10.0.2.1"), 0).is_err());
         admission.leave(ip("10.0.1.0"));
-        assert!(!admission.enter(ip("10.0.2.1"), 10), "sessions_max");
-        assert!(admission.enter(ip("10.0.2.1"), 9));
+        assert!(admission.enter(ip("10.0.2.1"), 10).is_err(), "sessions_max");
+        assert!(admission.enter(ip("10.0.2.1"), 9).is_ok());
     }
 
     #[test]
     fn an_ipv6_network_and_a_mapped_address_are_one() {
         let mut admission = admission();
-        assert!(admission.enter(ip("2001:db8::1"), 0));
-        assert!(admission.enter(ip("2001:db8::2"), 0));
-        assert!(!admission.enter(ip("2001:db8::3"), 0));
-        assert!(admission.enter(ip("2001:db8:0:1::1"), 0));
-        assert!(admission.enter(ip("::ffff:10.0.0.1"), 0));
-        assert!(admission.enter(ip("10.0.0.1"), 0));
-        assert!(!admission.enter(ip("10.0.0.1"), 0));
+        assert!(admission.enter(ip("2001:db8::1"), 0).is_ok());
+        assert!(admission.enter(ip("2001:db8::2"), 0).is_ok());
+        assert!(admission.enter(ip("2001:db8::3"), 0).is_err());
+        assert!(admission.enter(ip("2001:db8:0:1::1"), 0).is_ok());
+        assert!(admission.enter(ip("::ffff:10.0.0.1"), 0).is_ok());
+        assert!(admission.enter(ip("10.0.0.1"), 0).is_ok());
+        assert!(admission.enter(ip("10.0.0.1"), 0).is_err());
     }
 
     #[test]
     fn nothing_is_kept_of_who_left() {
         let mut admission = admission();
-        admission.enter(ip("10.0.0.1"), 0);
+        admission.enter(ip("10.0.0.1"), 0).unwrap();
         admission.leave(ip("10.0.0.1"));
         admission.leave(ip("10.0.0.1"));
         assert!(admission.waiting.is_empty());

@@ -5,17 +5,17 @@
 //!   client ─CancelRequest─► lane ─RouteCancel─► owner here? ──► lane.cancel_requested ─► CancelUpstream ─► courier
 //!                                     │ no                            │ nothing to cancel                     │ EOF
 //!                                     └► Order::Cancel ─► owner's worker ─► the same ─► CancelDone ──►┐       │
+//!                          nobody's here, and another process has sessions ─► control, and back ──►┤       │
 //!   its connection closes ◄──────────────────────────────────────────────────────────────────────────┴───────┘
 //! ```
 
 use std::io;
 use std::net::SocketAddr;
 
-use lockgate_bridge::{DestinationTls, Order};
-use lockgate_lane::{Answer, CancelRequest, Side};
+use lockgate_bridge::{CancelFrom, DestinationTls, Notice, Order, worker_of};
+use lockgate_lane::{Answer, CancelRequest, Secret, Side};
 use lockgate_ring::{ConnId, Driver, Lease};
 
-use crate::keys::worker_of;
 use crate::session::{Job, Owner, Stage};
 use crate::table::Key;
 use crate::timers::Timer;
@@ -34,17 +34,34 @@ pub(crate) enum Requester {
     Local(Key),
     /// Another worker.
     Peer { worker: u32, ticket: u64 },
+    /// Another process, by way of control.
+    Control { ticket: u64 },
+}
+
+/// Most requesters that wait for one session's next cancel; whoever comes then is let go at once.
+const REQUESTERS_MAX: usize = 64;
+
+/// A session of which a cancel is on its way. One is under way at a time and one may follow, however many ask: each
+/// costs the target a connection, and a flood of them must not.
+#[derive(Debug)]
+pub(crate) struct Cancel {
+    courier: Key,
+    /// Asked after it had left.
+    pub waiting: Vec<Requester>,
+    /// The last of them.
+    client: Option<SocketAddr>,
 }
 
 /// One connection that delivers a CancelRequest to a server.
 #[derive(Debug)]
 pub(crate) struct Courier {
     conn: Option<ConnId>,
+    session: Key,
     destination: Option<DestinationTls>,
     tls: Option<Box<Tls>>,
     phase: Phase,
-    message: Vec<u8>,
-    requester: Option<Requester>,
+    message: Secret,
+    requesters: Vec<Requester>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +77,7 @@ enum Phase {
 
 impl<D: Driver> Worker<D> {
     /// Remembers a session's key.
-    pub(crate) fn register_key(&mut self, key: Key, process_id: u32, secret: Vec<u8>) {
+    pub(crate) fn register_key(&mut self, key: Key, process_id: u32, secret: Secret) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         if let Some(before) = session.registered.replace(process_id) {
             self.keys.forget(before, key);
@@ -77,31 +94,50 @@ impl<D: Driver> Worker<D> {
         self.timers.arm(self.now.monotonic_ns.saturating_add(self.limits.cancel_ns_max), Timer::Cancel(key));
         let requester = Requester::Local(key);
         match worker_of(&request.secret, self.workers) {
-            Some(owner) if owner == self.index => self.find_cancelled(&request, requester),
-            Some(owner) => self.pass_on(owner, request, key),
+            Some(owner) if owner == self.index => self.find_cancelled(request, requester),
+            Some(owner) => self.pass_on(owner, request, requester),
             None => self.cancel_done(requester),
         }
     }
 
     /// Tells the session that owns the key, once the call at hand is over.
-    pub(crate) fn find_cancelled(&mut self, request: &CancelRequest, requester: Requester) {
-        match self.keys.find(request) {
-            Some(session) => self.jobs.push_back(Job::Cancel { session, client: request.client, requester }),
-            None => self.cancel_done(requester),
+    pub(crate) fn find_cancelled(&mut self, request: CancelRequest, requester: Requester) {
+        match (self.keys.find(&request), requester) {
+            (Some(session), _) => {
+                self.jobs.push_back(Job::Cancel { session, client: request.client, requester });
+            }
+            // What came from another process goes to none: else it would go round.
+            (None, Requester::Local(_) | Requester::Peer { .. }) if self.siblings => {
+                self.pass_out(request, requester);
+            }
+            (None, _) => self.cancel_done(requester),
         }
     }
 
-    fn pass_on(&mut self, owner: u32, request: CancelRequest, key: Key) {
+    /// To the worker that the secret names.
+    fn pass_on(&mut self, owner: u32, request: CancelRequest, requester: Requester) {
         self.last_ticket += 1;
         let ticket = self.last_ticket;
+        let order = Order::Cancel { request, from: CancelFrom::Worker(self.index), ticket };
         let peer = usize::try_from(owner).ok().and_then(|owner| self.peers.get(owner));
-        let sent =
-            peer.is_some_and(|peer| peer.send(Order::Cancel { request, from: self.index, ticket }).is_ok());
-        if sent {
-            self.passed_on.insert(ticket, key);
+        if peer.is_some_and(|peer| peer.send(order).is_ok()) {
+            self.passed_on.insert(ticket, requester);
         } else {
             tracing::warn!(worker = self.index, owner, "a cancel request found its worker's mailbox full");
-            self.cancel_done(Requester::Local(key));
+            self.cancel_done(requester);
+        }
+    }
+
+    /// To the other processes of this gateway. A flood of these does not wait for room: it would keep what control has
+    /// to know from getting there.
+    fn pass_out(&mut self, request: CancelRequest, requester: Requester) {
+        self.last_ticket += 1;
+        let ticket = self.last_ticket;
+        if self.mail.try_send(Notice::CancelElsewhere { worker: self.index, ticket, request }) {
+            self.passed_on.insert(ticket, requester);
+        } else {
+            tracing::warn!(worker = self.index, "a cancel request found control's mailbox full");
+            self.cancel_done(requester);
         }
     }
 
@@ -110,6 +146,7 @@ impl<D: Driver> Worker<D> {
         while let Some(job) = self.jobs.pop_front() {
             match job {
                 Job::Cancel { session, client, requester } => self.cancel_session(session, client, requester),
+                Job::CancelAgain { session } => self.cancel_again(session),
                 Job::Unrecorded { session } => self.end_unrecorded(session),
                 Job::Adopt { session } => self.adopt_one(session),
                 Job::Seated { session } => self.answer(session, Answer::Seated(Ok(()))),
@@ -124,10 +161,37 @@ impl<D: Driver> Worker<D> {
     }
 
     fn cancel_session(&mut self, session: Key, client: SocketAddr, requester: Requester) {
-        self.requester = Some(requester);
+        let under_way = self.sessions.get_mut(session).and_then(|session| session.cancel.as_mut());
+        match under_way {
+            None => self.cancel_now(session, client, vec![requester]),
+            Some(cancel) if cancel.waiting.len() < REQUESTERS_MAX => {
+                cancel.waiting.push(requester);
+                cancel.client = Some(client);
+            }
+            Some(_) => self.cancel_done(requester),
+        }
+    }
+
+    fn cancel_now(&mut self, session: Key, client: SocketAddr, requesters: Vec<Requester>) {
+        self.requesters = requesters;
         self.with_lane(session, |lane, now, out| lane.cancel_requested(client, now, out));
-        if let Some(requester) = self.requester.take() {
-            self.cancel_done(requester);
+        // Nobody has taken them: there is nothing to cancel.
+        self.let_go(Vec::new());
+    }
+
+    /// Requesters whose cancel is done, and those that nobody has taken.
+    fn let_go(&mut self, done: Vec<Requester>) {
+        let idle = std::mem::take(&mut self.requesters);
+        done.into_iter().chain(idle).for_each(|requester| self.cancel_done(requester));
+    }
+
+    /// The cancel that was on its way is done: those that asked meanwhile have theirs.
+    fn cancel_again(&mut self, session: Key) {
+        let cancel = self.sessions.get_mut(session).and_then(|session| session.cancel.take());
+        let Some(cancel) = cancel else { return };
+        match cancel.client {
+            Some(client) => self.cancel_now(session, client, cancel.waiting),
+            None => self.let_go(cancel.waiting),
         }
     }
 
@@ -147,18 +211,19 @@ impl<D: Driver> Worker<D> {
                     tracing::warn!(worker = self.index, peer = worker, "the end of a cancel found no room");
                 }
             }
+            Requester::Control { ticket } => self.mail.send(Notice::CancelDone { ticket }),
         }
     }
 
     /// A cancel request has waited long enough.
     pub(crate) fn cancel_deadline(&mut self, key: Key) {
-        self.passed_on.retain(|_, waiting| *waiting != key);
+        self.passed_on.retain(|_, waiting| *waiting != Requester::Local(key));
         self.cancel_done(Requester::Local(key));
     }
 
     /// A lane wants its server's command cancelled.
     pub(crate) fn cancel_upstream(&mut self, key: Key, process_id: u32, secret: &[u8]) {
-        let requester = self.requester.take();
+        let requesters = std::mem::take(&mut self.requesters);
         let upstream = self.sessions.get(key).and_then(|session| session.upstream.as_ref());
         let place = upstream.and_then(|upstream| upstream.place());
         let address = place.map(|place| place.address);
@@ -169,23 +234,26 @@ impl<D: Driver> Worker<D> {
             Ok(conn) => conn,
             Err(error) => {
                 tracing::warn!(worker = self.index, %error, "a cancel request could not be delivered");
-                requester.into_iter().for_each(|requester| self.cancel_done(requester));
-                return;
+                return self.let_go(requesters);
             }
         };
         let courier = Courier {
             conn: Some(conn),
+            session: key,
             destination,
             tls: None,
             phase: Phase::Dialing,
-            message: cancel_message(process_id, secret),
-            requester,
+            message: Secret::new(cancel_message(process_id, secret)),
+            requesters,
         };
         match self.couriers.insert(courier) {
-            Some(key) => {
-                self.owners.set(conn, Owner::Courier(key));
+            Some(courier) => {
+                self.owners.set(conn, Owner::Courier(courier));
                 let until_ns = self.now.monotonic_ns.saturating_add(self.limits.cancel_ns_max);
-                self.timers.arm(until_ns, Timer::Courier(key));
+                self.timers.arm(until_ns, Timer::Courier(courier));
+                if let Some(session) = self.sessions.get_mut(key) {
+                    session.cancel = Some(Box::new(Cancel { courier, waiting: Vec::new(), client: None }));
+                }
             }
             None => self.ring.close(conn, false),
         }
@@ -202,7 +270,7 @@ impl<D: Driver> Worker<D> {
             self.ring.send_copy(conn, &SSL_REQUEST);
         } else {
             courier.phase = Phase::Delivered;
-            self.ring.send_copy(conn, &courier.message);
+            self.ring.send_copy(conn, courier.message.expose());
         }
     }
 
@@ -240,8 +308,11 @@ impl<D: Driver> Worker<D> {
         if let Some(conn) = courier.conn {
             self.ring.close(conn, false);
         }
-        if let Some(requester) = courier.requester.take() {
-            self.cancel_done(requester);
+        let (session, requesters) = (courier.session, std::mem::take(&mut courier.requesters));
+        self.let_go(requesters);
+        let cancel = self.sessions.get(session).and_then(|session| session.cancel.as_ref());
+        if cancel.is_some_and(|cancel| cancel.courier == key) {
+            self.jobs.push_back(Job::CancelAgain { session });
         }
     }
 
@@ -267,7 +338,7 @@ impl Courier {
             return Err(error);
         }
         if progress.established {
-            tls.seal(&self.message, cipher)?;
+            tls.seal(self.message.expose(), cipher)?;
             self.phase = Phase::Delivered;
         }
         Ok(())

@@ -184,9 +184,26 @@ impl<D: Driver> Worker<D> {
         }
         self.throttle(key);
         self.rearm(key);
+        self.stand_in_line(key);
         if self.mode == Mode::Draining {
             self.drain_if_idle(key);
         }
+    }
+
+    /// A lane that has had its share of this turn goes on in the next.
+    fn stand_in_line(&mut self, key: Key) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let unfinished = session.lane.as_ref().is_some_and(|lane| lane.is_unfinished());
+        if unfinished && !std::mem::replace(&mut session.in_line, true) {
+            self.line.push(key);
+        }
+    }
+
+    /// Its next share.
+    pub(crate) fn go_on(&mut self, key: Key) {
+        let Some(lane) = self.sessions.get_mut(key).and_then(|session| session.lane.as_mut()) else { return };
+        lane.go_on(self.now, &mut self.judge, &mut self.outbox);
+        self.settle(key, Input::None);
     }
 
     /// Sees to it that the lane is called at its deadline. A deadline that moves away is found out when the timer
@@ -225,6 +242,9 @@ impl<D: Driver> Worker<D> {
             leg.conn = None;
             leg.tls = None;
         }
+        if side == Side::Client && std::mem::take(&mut session.waiting) {
+            self.admission.leave(session.client.ip());
+        }
         self.unseat(key);
         let Some(session) = self.sessions.get_mut(key) else { return };
         if session.is_gone() {
@@ -237,17 +257,18 @@ impl<D: Driver> Worker<D> {
     /// Takes a session out of everything that finds it.
     pub(crate) fn forget(&mut self, key: Key) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        if session.stage == Stage::Arriving || session.stage == Stage::Cancelling {
-            self.admission.leave(session.client.ip());
-        }
         if session.stage == Stage::Arriving || session.stage == Stage::Admitted {
             self.counters.sessions_failed.add(1);
         }
         session.stage = Stage::Over;
         session.lane = None;
         session.upstream = None;
+        let cancel = session.cancel.take();
         if let Some(process_id) = session.registered.take() {
             self.keys.forget(process_id, key);
+        }
+        for requester in cancel.map(|cancel| cancel.waiting).unwrap_or_default() {
+            self.cancel_done(requester);
         }
         self.unseat(key);
     }

@@ -3,20 +3,13 @@
 use std::collections::HashMap;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use lockgate_lane::CancelRequest;
+use lockgate_lane::{CancelRequest, Secret};
 
 use crate::table::Key;
 
-/// The worker that a secret names: its first four bytes, big-endian, modulo the number of workers. `None`: the
-/// secret is too short to be one of ours.
-pub(crate) fn worker_of(secret: &[u8], workers: u32) -> Option<u32> {
-    let head: [u8; 4] = secret.first_chunk().copied()?;
-    u32::from_be_bytes(head).checked_rem(workers)
-}
-
 #[derive(Debug)]
 struct Entry {
-    secret: Vec<u8>,
+    secret: Secret,
     session: Key,
 }
 
@@ -27,7 +20,7 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    pub(crate) fn register(&mut self, process_id: u32, secret: Vec<u8>, session: Key) {
+    pub(crate) fn register(&mut self, process_id: u32, secret: Secret, session: Key) {
         self.by_process.entry(process_id).or_default().push(Entry { secret, session });
     }
 
@@ -43,7 +36,7 @@ impl Keys {
         let entries = self.by_process.get(&request.process_id)?;
         let mut found = None;
         for entry in entries {
-            if verify_slices_are_equal(&entry.secret, &request.secret).is_ok() {
+            if verify_slices_are_equal(entry.secret.expose(), &request.secret).is_ok() {
                 found = Some(entry.session);
             }
         }
@@ -74,8 +67,8 @@ mod tests {
         let mut table = Table::new();
         let (a, b) = (table.insert(()).unwrap(), table.insert(()).unwrap());
         let mut keys = Keys::default();
-        keys.register(7, b"secret-a".to_vec(), a);
-        keys.register(7, b"secret-b".to_vec(), b);
+        keys.register(7, Secret::new(b"secret-a".to_vec()), a);
+        keys.register(7, Secret::new(b"secret-b".to_vec()), b);
         let check = |process_id, secret: &[u8], expected| {
             assert_eq!(keys.find(&request(process_id, secret)), expected, "{process_id} {secret:?}");
         };
@@ -92,20 +85,12 @@ mod tests {
         let mut table = Table::new();
         let (a, b) = (table.insert(()).unwrap(), table.insert(()).unwrap());
         let mut keys = Keys::default();
-        keys.register(7, b"secret-a".to_vec(), a);
-        keys.register(7, b"secret-b".to_vec(), b);
+        keys.register(7, Secret::new(b"secret-a".to_vec()), a);
+        keys.register(7, Secret::new(b"secret-b".to_vec()), b);
         keys.forget(7, a);
         assert_eq!(keys.find(&request(7, b"secret-a")), None);
         assert_eq!(keys.find(&request(7, b"secret-b")), Some(b));
         keys.forget(7, b);
         assert!(keys.by_process.is_empty());
-    }
-
-    #[test]
-    fn the_secret_names_the_worker() {
-        assert_eq!(worker_of(&[0, 0, 0, 5, 9, 9], 4), Some(1));
-        assert_eq!(worker_of(&[0xff, 0xff, 0xff, 0xff], 2), Some(1));
-        assert_eq!(worker_of(&[1, 2, 3], 4), None);
-        assert_eq!(worker_of(&[0, 0, 0, 5], 0), None);
     }
 }

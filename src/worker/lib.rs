@@ -37,12 +37,13 @@ mod turn;
 mod upstream;
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
 use lockgate_bridge::{Counters, Inbox, Notice, Order, Outlet, Snapshot};
+pub use lockgate_bridge::{Durability, Limits};
 use lockgate_lane::ListenerRules;
 use lockgate_recording::SeriesStart;
 use lockgate_ring::{DriverKind, Waker};
@@ -57,7 +58,7 @@ pub struct Setup {
     pub driver: DriverKind,
     /// The core to run on; `None`: wherever the scheduler puts it.
     pub core: Option<usize>,
-    /// Its own listening sockets (`SO_REUSEPORT`).
+    /// Its own listening sockets (`SO_REUSEPORT`); several may have one address.
     pub listeners: Vec<ListenerSetup>,
     /// What to judge by at first.
     pub snapshot: Arc<Snapshot>,
@@ -84,6 +85,8 @@ pub struct Setup {
 /// One listening socket.
 #[derive(Debug)]
 pub struct ListenerSetup {
+    /// What it listens on: sockets of one address are one listener.
+    pub address: SocketAddr,
     /// Bound and listening.
     pub socket: TcpListener,
     /// What it demands.
@@ -92,37 +95,10 @@ pub struct ListenerSetup {
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }
 
-/// Limits of one worker: what is configured for the gateway, divided by the number of workers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Most client connections at a time.
-    pub sessions_max: u32,
-    /// Most of them that are not authenticated yet.
-    pub unauthenticated_max: u32,
-    /// Most of those from one address (one /64 with IPv6).
-    pub unauthenticated_per_address_max: u32,
-    /// How long one address of a target may take until the session stands, in nanoseconds.
-    pub connect_ns_max: u64,
-    /// How long a cancel request may take to be delivered, in nanoseconds.
-    pub cancel_ns_max: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            sessions_max: 10_000,
-            unauthenticated_max: 1_000,
-            unauthenticated_per_address_max: 256,
-            connect_ns_max: 10_000_000_000,
-            cancel_ns_max: 10_000_000_000,
-        }
-    }
-}
-
 /// Where and how safely a worker records.
 #[derive(Debug)]
 pub struct RecordingSetup {
-    /// Where its series goes on (`worker` is taken from [`Setup::index`]).
+    /// Where its series goes on. Which series that is has nothing to do with the worker's index.
     pub start: SeriesStart,
     /// The first segment file.
     pub segment: Segment,
@@ -139,15 +115,6 @@ pub struct Segment {
     pub file: OwnedFd,
     /// Where it is, for messages.
     pub path: String,
-}
-
-/// When a command may be forwarded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// When its record is queued.
-    Async,
-    /// When its record is written to the file.
-    Os,
 }
 
 /// Runs a worker on the calling thread until [`Order::Stop`], or until a [`Order::Drain`] has ended; the last thing

@@ -16,11 +16,16 @@ impl Mail {
         Mail { outlet, unsent: VecDeque::new() }
     }
 
-    /// Sends now or later, in order. What may wait here is bounded: one epoch, one segment, one failure and one salt
-    /// for each credential at a time.
+    /// Sends now or later, in order. What may wait here is bounded: one epoch, one segment, one failure, one answer
+    /// to each question of control's, and one salt for each credential at a time.
     pub(crate) fn send(&mut self, notice: Notice) {
         self.unsent.push_back(notice);
         self.retry();
+    }
+
+    /// Sends now, in order, or not at all. Whether it was sent.
+    pub(crate) fn try_send(&mut self, notice: Notice) -> bool {
+        !self.is_waiting() && self.outlet.send(notice).is_ok()
     }
 
     /// Sends what waits, as far as it fits.

@@ -1,8 +1,8 @@
-//! Orders: a new snapshot, segments, cancels, salts; and the ways a worker comes to its end.
+//! Orders: a new snapshot, settings, segments, cancels, salts; and the ways a worker comes to its end.
 
 use std::sync::Arc;
 
-use lockgate_bridge::{Order, Snapshot};
+use lockgate_bridge::{CancelFrom, Ending, Notice, Order, Snapshot};
 use lockgate_lane::{Answer, Side};
 use lockgate_ring::Driver;
 
@@ -23,26 +23,36 @@ impl<D: Driver> Worker<D> {
     pub(crate) fn obey(&mut self, order: Order) {
         match order {
             Order::Adopt(snapshot) => self.adopt(snapshot),
+            Order::Configure(settings) => {
+                self.configure(*settings);
+                self.mail.send(Notice::Configured { worker: self.index });
+            }
             Order::Segment { number, file, path } => self.recorder.supply(Segment { number, file, path }),
             Order::SegmentFailed { error } => {
                 self.recorder.refuse(&error, &mut self.mail);
                 self.end_if_recording_is_down();
             }
             Order::Cancel { request, from, ticket } => {
-                self.find_cancelled(&request, Requester::Peer { worker: from, ticket });
+                let requester = match from {
+                    CancelFrom::Worker(worker) => Requester::Peer { worker, ticket },
+                    CancelFrom::Control => Requester::Control { ticket },
+                };
+                self.find_cancelled(request, requester);
             }
             Order::CancelDone { ticket } => {
-                if let Some(key) = self.passed_on.remove(&ticket) {
-                    self.cancel_done(Requester::Local(key));
+                if let Some(requester) = self.passed_on.remove(&ticket) {
+                    self.cancel_done(requester);
                 }
             }
+            Order::Siblings { any } => self.siblings = any,
             Order::Salted { ticket, key } => {
                 for (session, number) in self.salts.answered(ticket, key.0) {
-                    self.answer(session, Answer::Salted { number, key: key.0 });
+                    self.answer(session, Answer::Salted { number, key: key.clone() });
                 }
             }
             Order::SeatFree => self.fill_seats(),
-            Order::Drain { deadline_ns } => self.drain(deadline_ns),
+            Order::Drain { deadline_ns, ending } => self.drain(deadline_ns, ending),
+            Order::Ping { number } => self.mail.send(Notice::Pong { worker: self.index, number }),
             Order::Stop => self.stop(),
         }
         self.run_jobs();
@@ -69,15 +79,19 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    fn drain(&mut self, deadline_ns: u64) {
-        if self.mode != Mode::Running {
-            return;
-        }
-        self.mode = Mode::Draining;
-        self.stop_listening();
+    fn drain(&mut self, deadline_ns: u64, ending: Ending) {
+        let mode = match (self.mode, ending) {
+            (Mode::Running, Ending::ByThemselves) => Mode::HandedOver,
+            (Mode::Running | Mode::HandedOver, Ending::WhenIdle) => Mode::Draining,
+            _ => return,
+        };
+        self.mode = mode;
+        self.stop_listening(|_| true);
         self.timers.arm(deadline_ns, Timer::Drain);
-        for key in self.all() {
-            self.drain_if_idle(key);
+        if mode == Mode::Draining {
+            for key in self.all() {
+                self.drain_if_idle(key);
+            }
         }
     }
 
@@ -103,7 +117,7 @@ impl<D: Driver> Worker<D> {
     }
 
     fn stop(&mut self) {
-        self.stop_listening();
+        self.stop_listening(|_| true);
         self.mode = Mode::Stopping;
         for key in self.all() {
             self.terminate(key, ADMIN_SHUTDOWN, "Lockgate is shutting down");
@@ -111,15 +125,9 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    fn stop_listening(&mut self) {
-        for listening in self.listeners.drain(..) {
-            self.ring.stop_listening(listening.id);
-        }
-    }
-
     /// A drain is over when nobody is left.
     pub(crate) fn end_if_drained(&mut self) {
-        if self.mode == Mode::Draining && self.sessions.is_empty() {
+        if matches!(self.mode, Mode::HandedOver | Mode::Draining) && self.sessions.is_empty() {
             self.mode = Mode::Stopping;
         }
     }

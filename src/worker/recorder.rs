@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use lockgate_bridge::{Counters, Notice};
-use lockgate_recording::{Draft, SeriesStart, Time, Write, Writer};
+use lockgate_recording::{Draft, Time, Write, Writer};
 use lockgate_ring::{Driver, FileId};
 
 use crate::mail::Mail;
@@ -93,7 +93,7 @@ impl Recorder {
     pub(crate) fn new(worker: u32, setup: RecordingSetup, source: ids::Source) -> Recorder {
         let RecordingSetup { start, segment, durability } = setup;
         Recorder {
-            writer: Writer::new(SeriesStart { worker, ..start }),
+            writer: Writer::new(start),
             worker,
             durability,
             source,
@@ -108,6 +108,11 @@ impl Recorder {
             holding: false,
             end: End::Open,
         }
+    }
+
+    /// From now on commands are forwarded by this rule.
+    pub(crate) fn set_durability(&mut self, durability: Durability) {
+        self.durability = durability;
     }
 
     /// Why nothing can be recorded, and therefore no command may pass.
@@ -128,6 +133,11 @@ impl Recorder {
     /// The mark up to which everything is written.
     pub(crate) fn written(&self) -> u64 {
         self.writer.written()
+    }
+
+    /// Too much waits for the disk: nobody is read from.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.holding
     }
 
     /// When the recorder wants a turn though nothing else happens.
@@ -252,9 +262,15 @@ impl Recorder {
             && (gated || old || draft.len() >= BLOCK_BYTES || matches!(self.end, End::Finishing { .. }))
     }
 
+    /// Something may still have to be written: behind the last block of all no segment begins, or the next start would
+    /// take its header for what a crash left.
+    fn goes_on(&self) -> bool {
+        matches!(self.end, End::Open | End::Finishing { .. })
+    }
+
     /// Puts the next segment in place of a full or failed one.
     fn begin_segment<D: Driver>(&mut self, ring: &mut D, now: Time, mail: &mut Mail) {
-        if !self.writer.needs_segment() || self.end == End::Done {
+        if !self.writer.needs_segment() || !self.goes_on() {
             return;
         }
         let Some(Segment { number, file, path }) = self.next.take() else { return };
@@ -285,7 +301,7 @@ impl Recorder {
     /// Asks for the next segment ahead of time; again and again while there is none at all.
     fn ask(&mut self, now: Time, mail: &mut Mail) {
         let number = self.writer.next_segment();
-        if !self.writer.wants_segment() || self.next.is_some() || self.end == End::Done {
+        if !self.writer.wants_segment() || self.next.is_some() || !self.goes_on() {
             return;
         }
         let again = self.writer.needs_segment();

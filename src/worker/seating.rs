@@ -95,6 +95,8 @@ impl<D: Driver> Worker<D> {
         let Some(session) = self.sessions.get_mut(key) else { return };
         if session.stage == Stage::Arriving {
             session.stage = Stage::Admitted;
+        }
+        if std::mem::take(&mut session.waiting) {
             self.admission.leave(session.client.ip());
         }
         match self.take_seat(key) {

@@ -8,7 +8,7 @@ use lockgate_lane::{Lane, Side};
 use lockgate_recording::SessionId;
 use lockgate_ring::ConnId;
 
-use crate::cancel::Requester;
+use crate::cancel::{Cancel, Requester};
 use crate::seating::Seat;
 use crate::tls::Tls;
 use crate::upstream::Upstream;
@@ -24,6 +24,8 @@ pub(crate) struct Session {
     /// Which listener it came through.
     pub listener: usize,
     pub stage: Stage,
+    /// Its client counts among the unauthenticated.
+    pub waiting: bool,
     /// Its first byte has come.
     pub spoken: bool,
     /// It began with a TLS handshake, so it must name the protocol in it.
@@ -42,6 +44,10 @@ pub(crate) struct Session {
     pub upstream: Option<Box<Upstream>>,
     /// The process id under which its cancel key is registered.
     pub registered: Option<u32>,
+    /// It stands in the line of those that have had their share of this turn.
+    pub in_line: bool,
+    /// Its command is being cancelled.
+    pub cancel: Option<Box<Cancel>>,
 }
 
 /// How far a session has come.
@@ -116,6 +122,7 @@ impl Session {
             client,
             listener,
             stage: Stage::Arriving,
+            waiting: true,
             spoken: false,
             direct_tls: false,
             epoch: 0,
@@ -125,6 +132,8 @@ impl Session {
             seat: None,
             upstream: None,
             registered: None,
+            in_line: false,
+            cancel: None,
         }
     }
 
@@ -186,6 +195,8 @@ pub(crate) enum Owner {
     Session(crate::table::Key, Side),
     /// A connection that delivers a cancel request.
     Courier(crate::table::Key),
+    /// A connection that was never let in, and is being told why.
+    TurnedAway,
 }
 
 /// Owners by connection. Rows are indexed by the driver's own index and checked against its generation.
@@ -226,6 +237,8 @@ impl Owners {
 pub(crate) enum Job {
     /// Tell a session that its cancel key came.
     Cancel { session: crate::table::Key, client: SocketAddr, requester: Requester },
+    /// Cancel once more, for those that asked while a cancel was on its way.
+    CancelAgain { session: crate::table::Key },
     /// End a session because nothing can be recorded.
     Unrecorded { session: crate::table::Key },
     /// Give a session its place in a snapshot that came while it logged in.

@@ -6,12 +6,14 @@ mod server;
 mod sim;
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use lockgate_bridge::{CancelFrom, Ending, Order};
+use lockgate_lane::CancelRequest;
 use lockgate_ring::DriverKind;
 
-use crate::Durability;
+use crate::{Durability, Limits};
 use client::Client;
 use gate::{Gate, Options};
 
@@ -33,10 +35,15 @@ stamp! {
     a_client_that_does_not_read_stops_the_server_and_nobody_else,
     a_server_that_does_not_read_stops_its_client,
     a_cancel_key_works_and_a_foreign_one_does_nothing,
+    a_flood_of_cancels_for_one_session_lets_everybody_go,
     too_many_unauthenticated_connections_are_refused_until_one_leaves,
     a_silent_connection_is_closed_at_its_deadline_and_holds_nobody_up,
     a_drain_lets_a_command_end_and_then_ends_everything,
     a_drain_ends_at_its_deadline,
+    a_worker_that_has_handed_over_lets_sessions_be_until_they_leave_or_the_deadline,
+    listeners_come_and_go_and_sessions_notice_nothing,
+    a_ping_is_answered_by_whoever_turns,
+    a_cancel_key_that_nobody_knows_is_asked_about_elsewhere_only_while_there_is_an_elsewhere,
     a_snapshot_that_admits_nobody_ends_sessions_and_is_announced,
     a_recording_that_fails_lets_no_command_pass_until_it_goes_on,
     the_next_address_is_tried_when_one_refuses,
@@ -137,13 +144,31 @@ fn a_cancel_key_works_and_a_foreign_one_does_nothing(driver: DriverKind) {
     }
 }
 
+fn a_flood_of_cancels_for_one_session_lets_everybody_go(driver: DriverKind) {
+    let gate = Gate::start(Options::on(driver));
+    let client = Client::connect(&gate, false);
+    let (process_id, secret) = client.key.clone();
+    std::thread::scope(|scope| {
+        for _ in 0..24 {
+            scope.spawn(|| client::cancel(&gate, process_id, &secret));
+        }
+    });
+    // Everybody was let go; how many reached the server depends on how they fell together.
+    let delivered = gate.server.cancels().len();
+    assert!((1..=24).contains(&delivered), "{delivered}");
+    client.end();
+    gate.stop_and_verify("cancels");
+}
+
 fn too_many_unauthenticated_connections_are_refused_until_one_leaves(driver: DriverKind) {
     let limits = crate::Limits { unauthenticated_per_address_max: 2, ..Default::default() };
     let gate = Gate::start(Options { limits, ..Options::on(driver) });
     let first = TcpStream::connect(gate.address).unwrap();
     let _second = TcpStream::connect(gate.address).unwrap();
     let mut third = TcpStream::connect(gate.address).unwrap();
-    assert_eq!(read_to_end(&mut third), Vec::<u8>::new(), "closed at once");
+    let told = String::from_utf8_lossy(&read_to_end(&mut third)).into_owned();
+    assert!(told.starts_with('E') && told.contains("C53300\0"), "{told:?}");
+    assert!(told.contains("too many connections from your address"), "{told:?}");
     drop(first);
     let mut fourth = gate::until(|| Client::try_connect(&gate, false).ok());
     assert_eq!(fourth.query("SELECT 1"), "echo SELECT 1");
@@ -172,7 +197,7 @@ fn a_drain_lets_a_command_end_and_then_ends_everything(driver: DriverKind) {
     let mut busy = Client::connect(&gate, true);
     busy.send_query("WAIT");
     gate::until(|| (gate.server.waiting() == 1).then_some(()));
-    gate.drain(Duration::from_secs(20));
+    gate.drain(Duration::from_secs(20), Ending::WhenIdle);
     assert_eq!(idle.read_error().0, "57P01");
     assert!(gate::until(|| TcpStream::connect(gate.address).is_err().then_some(true)));
     gate.server.go_on();
@@ -186,10 +211,86 @@ fn a_drain_ends_at_its_deadline(driver: DriverKind) {
     let mut busy = Client::connect(&gate, false);
     busy.send_query("WAIT");
     gate::until(|| (gate.server.waiting() == 1).then_some(()));
-    gate.drain(Duration::from_millis(300));
+    gate.drain(Duration::from_millis(300), Ending::WhenIdle);
     assert_eq!(busy.read_error().0, "57P01");
     gate.server.go_on();
     gate.stopped_and_verified("drain deadline");
+}
+
+fn a_worker_that_has_handed_over_lets_sessions_be_until_they_leave_or_the_deadline(driver: DriverKind) {
+    let gate = Gate::start(Options::on(driver));
+    let mut idle = Client::connect(&gate, false);
+    let mut other = Client::connect(&gate, false);
+    gate.drain(Duration::from_secs(60), Ending::ByThemselves);
+    assert!(gate::until(|| TcpStream::connect(gate.address).is_err().then_some(true)));
+    assert_eq!(idle.query("SELECT 1"), "echo SELECT 1");
+    idle.end();
+    assert_eq!(other.query("SELECT 2"), "echo SELECT 2");
+    gate.drain(Duration::from_secs(60), Ending::WhenIdle);
+    assert_eq!(other.read_error().0, "57P01", "a harder drain ends who is idle");
+    gate.stopped_and_verified("handed over, then asked to end");
+
+    let gate = Gate::start(Options::on(driver));
+    let mut client = Client::connect(&gate, false);
+    gate.drain(Duration::from_millis(300), Ending::ByThemselves);
+    assert_eq!(client.read_error().0, "57P01");
+    gate.stopped_and_verified("handed over, at the deadline");
+}
+
+fn listeners_come_and_go_and_sessions_notice_nothing(driver: DriverKind) {
+    let gate = Gate::start(Options::on(driver));
+    let mut first = Client::connect(&gate, false);
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, kept) = (socket.local_addr().unwrap(), socket.try_clone().unwrap());
+    gate.configure(vec![(address, vec![socket])], Limits::default());
+    assert!(gate::until(|| TcpStream::connect(gate.address).is_err().then_some(true)));
+    assert_eq!(first.query("SELECT 1"), "echo SELECT 1");
+    let mut second = Client::connect_to(&gate, address);
+    assert_eq!(second.query("SELECT 2"), "echo SELECT 2");
+
+    // It rests: whoever comes waits at the socket, for whoever listens next.
+    gate.configure(Vec::new(), Limits::default());
+    let waiting = TcpStream::connect(address).unwrap();
+    gate.configure(vec![(address, vec![kept])], Limits { sessions_max: 2, ..Limits::default() });
+    assert_eq!(read_to_end(&mut { waiting }), Vec::<u8>::new(), "there is room for two");
+    first.end();
+    let mut third = gate::until(|| Client::try_connect_to(&gate, address).ok());
+    assert_eq!(third.query("SELECT 3"), "echo SELECT 3");
+    gate.stop_and_verify("listeners");
+}
+
+fn a_ping_is_answered_by_whoever_turns(driver: DriverKind) {
+    let gate = Gate::start(Options::on(driver));
+    for number in 0..3 {
+        gate.order(Order::Ping { number });
+        gate::until(|| (gate.answers() == number + 1).then_some(()));
+    }
+    gate.stop_and_verify("pings");
+}
+
+fn a_cancel_key_that_nobody_knows_is_asked_about_elsewhere_only_while_there_is_an_elsewhere(
+    driver: DriverKind,
+) {
+    let gate = Gate::start(Options::on(driver));
+    let client = Client::connect(&gate, false);
+    client::cancel(&gate, 1, b"alone");
+    assert_eq!(gate.elsewhere(), Vec::<Vec<u8>>::new());
+    gate.order(Order::Siblings { any: true });
+    client::cancel(&gate, 1, b"asked");
+    assert_eq!(gate.elsewhere(), [b"asked"]);
+
+    // From another process: what is known is cancelled, what is not goes nowhere, and both are answered.
+    let (process_id, secret) = client.key.clone();
+    for (secret, cancels) in [(b"nobody's".to_vec(), 0), (secret, 1)] {
+        let answers = gate.answers();
+        let request = CancelRequest { process_id, secret, client: "127.0.0.1:9".parse().unwrap() };
+        gate.order(Order::Cancel { request, from: CancelFrom::Control, ticket: 7 });
+        gate::until(|| (gate.answers() == answers + 1).then_some(()));
+        assert_eq!(gate.server.cancels().len(), cancels);
+    }
+    assert_eq!(gate.elsewhere().len(), 1);
+    client.end();
+    gate.stop_and_verify("elsewhere");
 }
 
 fn a_snapshot_that_admits_nobody_ends_sessions_and_is_announced(driver: DriverKind) {

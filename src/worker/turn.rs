@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -12,8 +13,9 @@ use lockgate_ring::epoll::Poller;
 use lockgate_ring::uring::Ring;
 use lockgate_ring::{Config, Driver, DriverKind, Event, ListenerId, Moment, Wait, Waker};
 
+use crate::accept::TurnedAway;
 use crate::admission::Admission;
-use crate::cancel::Courier;
+use crate::cancel::{Courier, Requester};
 use crate::ids::{self, Entropy, Ids};
 use crate::keys::Keys;
 use crate::mail::Mail;
@@ -24,7 +26,7 @@ use crate::session::{Job, Owner, Owners, Session};
 use crate::table::{Key, Table};
 use crate::timers::{Timer, Timers};
 use crate::tls::Scratch;
-use crate::{Limits, Setup};
+use crate::{Limits, ListenerSetup, Setup};
 
 /// Facts of statements seen before, for all sessions of a worker, in bytes.
 const FACTS_BYTES_MAX: usize = 64 << 20;
@@ -60,6 +62,7 @@ pub(crate) struct Worker<D: Driver> {
     pub owners: Owners,
     pub admission: Admission,
     pub seating: Seating,
+    pub turned_away: TurnedAway,
     pub keys: Keys,
     pub salts: Salts,
     pub timers: Timers,
@@ -68,8 +71,12 @@ pub(crate) struct Worker<D: Driver> {
     pub recorder: Recorder,
     /// Sessions with commands that wait for their records.
     pub gated: Vec<Key>,
-    /// Cancel requests that another worker has been asked to carry out.
-    pub passed_on: HashMap<u64, Key>,
+    /// Sessions with more to do than one turn's share.
+    pub line: Vec<Key>,
+    /// Cancel requests that another worker or process has been asked to carry out.
+    pub passed_on: HashMap<u64, Requester>,
+    /// Another process of this gateway has sessions too.
+    pub siblings: bool,
     pub last_ticket: u64,
     /// Length of the open records when they were last looked at.
     pub recorded_len: usize,
@@ -80,17 +87,20 @@ pub(crate) struct Worker<D: Driver> {
     pub answers: VecDeque<Answer>,
     pub jobs: VecDeque<Job>,
     /// Who asked for the cancel that the lane at hand is being told of.
-    pub requester: Option<crate::cancel::Requester>,
+    pub requesters: Vec<Requester>,
     pub plain: Vec<u8>,
     pub cipher: Scratch,
     pub copies: Vec<u8>,
     pub staged: crate::send::Staged,
 }
 
-/// A listening socket that is being accepted from.
+/// A listener. It keeps its place when it is closed: sessions that came through it remember the place.
 #[derive(Debug)]
 pub(crate) struct Listening {
-    pub id: ListenerId,
+    pub address: SocketAddr,
+    /// Its sockets, closed ones included: a connection may have come in before they were.
+    pub sockets: Vec<ListenerId>,
+    pub open: bool,
     pub rules: Arc<ListenerRules>,
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -99,6 +109,8 @@ pub(crate) struct Listening {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     Running,
+    /// Another process serves those who come; sessions end by themselves.
+    HandedOver,
     /// Nobody comes in; sessions end when they are idle.
     Draining,
     /// Every session has been cut.
@@ -182,12 +194,9 @@ fn pin(worker: u32, core: usize) {
 }
 
 impl<D: Driver> Worker<D> {
-    pub(crate) fn new(mut ring: D, setup: Setup, source: ids::Source) -> io::Result<Worker<D>> {
-        let mut listeners = Vec::with_capacity(setup.listeners.len());
-        for listener in setup.listeners {
-            let id = ring.listen(listener.socket)?;
-            listeners.push(Listening { id, rules: listener.rules, tls: listener.tls });
-        }
+    pub(crate) fn new(ring: D, setup: Setup, source: ids::Source) -> io::Result<Worker<D>> {
+        // Two series never share ids, not even in two processes at one time.
+        let ids = Ids::new(source, setup.recording.start.worker)?;
         setup.counters.io_uring.set(u64::from(setup.driver == DriverKind::IoUring));
         let clock = Clock { started: setup.started };
         let now = clock.time(ring.now());
@@ -195,7 +204,7 @@ impl<D: Driver> Worker<D> {
             ring,
             index: setup.index,
             workers: setup.workers,
-            listeners,
+            listeners: Vec::with_capacity(setup.listeners.len()),
             lane_limits: setup.lane_limits,
             limits: setup.limits,
             snapshot: setup.snapshot,
@@ -211,26 +220,32 @@ impl<D: Driver> Worker<D> {
             owners: Owners::default(),
             admission: Admission::new(setup.limits),
             seating: Seating::default(),
+            turned_away: TurnedAway::default(),
             keys: Keys::default(),
             salts: Salts::default(),
             timers: Timers::default(),
-            ids: Ids::new(source, setup.index)?,
+            ids,
             entropy: Entropy::new(source),
             recorder: Recorder::new(setup.index, setup.recording, source),
             gated: Vec::new(),
+            line: Vec::new(),
             passed_on: HashMap::new(),
+            siblings: false,
             last_ticket: 0,
             recorded_len: 0,
             judge: Judge::new(FACTS_BYTES_MAX),
             outbox: Outbox::default(),
             answers: VecDeque::new(),
             jobs: VecDeque::new(),
-            requester: None,
+            requesters: Vec::new(),
             plain: Vec::new(),
             cipher: Scratch::default(),
             copies: Vec::new(),
             staged: Default::default(),
         };
+        for ListenerSetup { address, socket, rules, tls } in setup.listeners {
+            worker.listen(address, vec![socket], rules, tls)?;
+        }
         worker.announce_epoch();
         Ok(worker)
     }
@@ -249,12 +264,17 @@ impl<D: Driver> Worker<D> {
         self.commit();
         let wait = self.wait();
         self.ring.turn(wait, events)?;
-        self.now = self.clock.time(self.ring.now());
+        let now = self.clock.time(self.ring.now());
+        // Never the moment of the turn before: lanes tell turns apart by it.
+        let later_ns = self.now.monotonic_ns.saturating_add(1);
+        self.now = Time { monotonic_ns: now.monotonic_ns.max(later_ns), ..now };
         self.counters.turns.add(1);
+        let line = std::mem::take(&mut self.line);
         self.take_orders();
         for event in events.drain(..) {
             self.dispatch(event);
         }
+        self.serve(line);
         self.expire();
         self.mail.retry();
         let counted = std::mem::take(&mut self.outbox.counts);
@@ -284,6 +304,9 @@ impl<D: Driver> Worker<D> {
 
     /// The one place that decides how long the worker sleeps.
     fn wait(&self) -> Wait {
+        if !self.line.is_empty() && !self.recorder.is_holding() {
+            return Wait::No;
+        }
         let mail = self.mail.is_waiting().then(|| self.now.monotonic_ns + MAIL_AGAIN_NS);
         let next = [self.timers.next_ns(), self.recorder.deadline_ns(), mail].into_iter().flatten().min();
         match next {
@@ -312,31 +335,29 @@ impl<D: Driver> Worker<D> {
     fn dispatch(&mut self, event: Event) {
         match event {
             Event::Accepted { listener, conn, peer } => self.accepted(listener, conn, peer),
-            Event::AcceptFailed { error, .. } => {
-                tracing::warn!(worker = self.index, %error, "a connection could not be accepted");
-            }
+            Event::AcceptFailed { error, .. } => self.accept_failed(&error),
             Event::Dialed { conn, result } => match self.owners.get(conn) {
                 Some(Owner::Session(key, _)) => self.dialed(key, conn, result),
                 Some(Owner::Courier(key)) => self.courier_dialed(key, conn, result),
-                None => self.ring.close(conn, false),
+                Some(Owner::TurnedAway) | None => self.ring.close(conn, false),
             },
             Event::Received { conn, lease } => {
                 match self.owners.get(conn) {
                     Some(Owner::Session(key, side)) => self.received(key, side, &lease),
                     Some(Owner::Courier(key)) => self.courier_received(key, &lease),
-                    None => {}
+                    Some(Owner::TurnedAway) | None => {}
                 }
                 self.ring.release(lease);
             }
             Event::EndOfStream { conn } => match self.owners.get(conn) {
                 Some(Owner::Session(key, side)) => self.ended(key, side),
                 Some(Owner::Courier(key)) => self.courier_over(key, None),
-                None => self.ring.close(conn, false),
+                Some(Owner::TurnedAway) | None => self.ring.close(conn, false),
             },
             Event::Failed { conn, error } => match self.owners.get(conn) {
                 Some(Owner::Session(key, side)) => self.failed(key, side, conn, &error.to_string()),
                 Some(Owner::Courier(key)) => self.courier_over(key, Some(&error.to_string())),
-                None => self.ring.close(conn, false),
+                Some(Owner::TurnedAway) | None => self.ring.close(conn, false),
             },
             Event::Drained { conn } => {
                 if let Some(Owner::Session(key, _)) = self.owners.get(conn) {
@@ -346,6 +367,7 @@ impl<D: Driver> Worker<D> {
             Event::Closed { conn } => match self.owners.take(conn) {
                 Some(Owner::Session(key, side)) => self.closed(key, side, conn),
                 Some(Owner::Courier(key)) => self.courier_closed(key, conn),
+                Some(Owner::TurnedAway) => self.refused(),
                 None => {}
             },
             Event::Written { token, result, buf } => self.recording_written(token, result, buf),
@@ -360,6 +382,22 @@ impl<D: Driver> Worker<D> {
         recorder.written_event(ring, token, result, buf, &mut Turn { now: *now, counters, mail });
         self.end_if_recording_is_down();
         self.open_gates();
+    }
+
+    /// Another share for each session that had more to do, behind those that have just said something. Nobody gets
+    /// one while the recording cannot take more.
+    fn serve(&mut self, mut line: Vec<Key>) {
+        if self.recorder.is_holding() {
+            self.line.append(&mut line);
+            return;
+        }
+        for key in line {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.in_line = false;
+            }
+            self.go_on(key);
+            self.run_jobs();
+        }
     }
 
     fn expire(&mut self) {

@@ -6,6 +6,7 @@ import http.client
 import os
 import pathlib
 import re
+import resource
 import secrets
 import shutil
 import signal
@@ -33,6 +34,8 @@ class Target:
     password: str
     tls: str = "disable"
     ca: pathlib.Path | None = None
+    # Role and password of the catalog's own connection; None: the target's.
+    catalog: tuple[str, str] | None = None
     catalog_poll: str | None = None
     # Lines of the configuration beside those above; an `address` there takes the place of the port.
     more: dict = dataclasses.field(default_factory=dict)
@@ -48,6 +51,9 @@ class User:
 class Gateway:
     """One running gateway. Use as a context manager, or start() and stop()."""
 
+    # What it is started by: words that stand before its own command line.
+    launcher = ()
+
     def __init__(
         self, folder, targets, users, policies, tls="off", durability="async", workers=2, segment="64MiB", driver=None, limits=None
     ):
@@ -61,6 +67,8 @@ class Gateway:
         self.workers = workers
         self.driver = driver
         self.limits = limits or {}
+        # The limit of open files that the gateway starts under; None: whatever this process has.
+        self.open_files = None
         self.port = None
         self.admin = None
         self.process = None
@@ -95,7 +103,8 @@ class Gateway:
 
     def _secrets(self):
         of_targets = {f"target-{target.name}": target.password for target in self.targets}
-        return of_targets | {f"user-{user.name}": user.password for user in self.users}
+        of_catalogs = {f"catalog-{target.name}": target.catalog[1] for target in self.targets if target.catalog}
+        return of_targets | of_catalogs | {f"user-{user.name}": user.password for user in self.users}
 
     def _toml(self):
         lines = ['data_dir = "var"', "", "[workers]", f"count = {self.workers}", ""]
@@ -110,6 +119,9 @@ class Gateway:
             lines += [f'ca = "{target.ca}"'] if target.ca else []
             lines += [f'catalog_poll = "{target.catalog_poll}"'] if target.catalog_poll else []
             lines += [f'password = {{ file = "secrets/target-{target.name}" }}', ""]
+            if target.catalog:
+                lines += ["[target.catalog]", f'user = "{target.catalog[0]}"']
+                lines += [f'password = {{ file = "secrets/catalog-{target.name}" }}', ""]
         for user in self.users:
             groups = ", ".join(f'"{group}"' for group in user.groups)
             lines += ["[[user]]", f'name = "{user.name}"', f"groups = [{groups}]"]
@@ -123,12 +135,13 @@ class Gateway:
             self.write()
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [self.binary, "serve", "--config", self.config, *(["--driver", self.driver] if self.driver else [])],
+                [*self.launcher, self.binary, "serve", "--config", self.config, *(["--driver", self.driver] if self.driver else [])],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=self._limit_open_files if self.open_files else None,
             )
         deadline = time.monotonic() + READY_SECONDS_MAX
         while not self._ready():
@@ -138,6 +151,9 @@ class Gateway:
                 self.kill()
                 raise Trouble(f"lockgate is not ready within {READY_SECONDS_MAX} s. Its log ends:\n{self.log_tail()}")
             time.sleep(0.02)
+
+    def _limit_open_files(self):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self.open_files, self.open_files))
 
     def _ready(self):
         try:

@@ -253,7 +253,7 @@ def target_folder():
 def build_release():
     """Builds lockgate and lockgate-replay; returns the folder they are in."""
     need("build-essential", "libclang-dev")
-    argv = ["cargo", "build", "--release", "--locked", "-p", "lockgate", "-p", "lockgate-replay"]
+    argv = ["cargo", "build", "--release", "--locked", "-p", "lockgate", "-p", "lockgate-replay", "-p", "lockgate-hostile"]
     done = subprocess.run(argv, cwd=ROOT, env=cargo_env(), stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise Trouble(f"{' '.join(argv)} failed with exit {done.returncode}; its words stand above")

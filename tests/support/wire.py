@@ -29,13 +29,15 @@ def text(value):
 class Session:
     """One connection, ready for queries once made. Use as a context manager."""
 
-    def __init__(self, host, port, user, password, database, **parameters):
+    def __init__(self, host, port, user, password, database, version=(3, 0), **parameters):
         self.socket = socket.create_connection((host, port), ANSWER_SECONDS_MAX)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.stream = self.socket.makefile("rb")
         self.status = None
+        # Process id and secret, as BackendKeyData told them.
+        self.key = None
         start = {"user": user, "database": database, **parameters}
-        body = struct.pack("!I", 196608) + b"".join(text(key) + text(value) for key, value in start.items()) + b"\0"
+        body = struct.pack("!HH", *version) + b"".join(text(key) + text(value) for key, value in start.items()) + b"\0"
         self.socket.sendall(struct.pack("!I", len(body) + 4) + body)
         try:
             self._authenticate(password)
@@ -104,6 +106,8 @@ class Session:
             if kind == b"Z":
                 self.status = body
                 return
+            if kind == b"K":
+                self.key = struct.unpack("!I", body[:4])[0], body[4:]
             if kind != b"R":
                 continue
             code = struct.unpack("!I", body[:4])[0]
@@ -141,6 +145,15 @@ class _Scram:
     def proven(self, server_final):
         if base64.b64decode(server_final[2:]) != self.signature:
             raise OSError("the server does not know the password either")
+
+
+def cancel(host, port, process_id, secret):
+    """Sends a CancelRequest; returns when the other side has acted on it and closed."""
+    body = struct.pack("!II", 80877102, process_id) + secret
+    with socket.create_connection((host, port), ANSWER_SECONDS_MAX) as connection:
+        connection.sendall(struct.pack("!I", len(body) + 4) + body)
+        if connection.recv(1):
+            raise OSError("a CancelRequest was answered")
 
 
 def fields(body):

@@ -69,6 +69,11 @@ enum StreamKind {
 }
 
 impl Session {
+    /// A message to the client has passed in part.
+    pub(super) fn is_mid_message(&self) -> bool {
+        self.answers.stream.is_some()
+    }
+
     /// Deals with the front of what the server sent.
     pub(super) fn server_step(
         &mut self,
@@ -226,7 +231,6 @@ impl Session {
         };
         turn.out.records.push(core.session, turn.now, &record);
         self.answers.bytes = self.answers.bytes.saturating_add(stream.len() as u64);
-        core.client_mid_message = self.answers.stream.is_some();
         self.to_client(bytes, origin, 0..end, core, turn);
     }
 
@@ -283,7 +287,9 @@ impl Session {
         let body = message.get(frame::HEADER_BYTES..).unwrap_or_default();
         match kind {
             backend::PARSE_COMPLETE | backend::BIND_COMPLETE | backend::CLOSE_COMPLETE => {
-                drop(self.expects.pop())
+                if let Some(done) = self.expects.pop() {
+                    done.settle(&mut self.names);
+                }
             }
             backend::PARAMETER_DESCRIPTION => self.parameters_described(body)?,
             backend::ROW_DESCRIPTION => return self.columns_described(body, core, turn),

@@ -81,7 +81,7 @@ impl Session {
         let parse = frontend::parse(body)?;
         let understood = self.understand(parse.text, turn);
         let ruling = self.rule(&understood, turn);
-        let ruling = self.within(ruling, parse.text.len());
+        let ruling = self.within(ruling, body.len());
         if !ruling.allows() {
             let name = String::from_utf8_lossy(parse.name);
             let command = self.record(CommandKind::Parse, &name, parse.text, None, &ruling, core, turn);
@@ -93,10 +93,11 @@ impl Session {
             prepared_as: None,
             understood: RefCell::new((self.footing(), understood)),
             types: RefCell::new(parse.types.into()),
+            types_bytes: parse.types.len(),
             columns: RefCell::new(None),
         };
-        let undo = self.names.set_statement(parse.name, Some(Rc::new(statement)));
-        self.pend(message, Expect::Parse { undo });
+        let change = self.names.change_statement(parse.name, Some(Rc::new(statement)));
+        self.pend(message, Expect::Parse { change });
         Ok(())
     }
 
@@ -120,8 +121,8 @@ impl Session {
         }
         let portal =
             Portal { statement, bind: body.into(), generation: self.generation, ..Portal::unbound(false) };
-        let undo = self.names.set_portal(bind.portal, Some(Rc::new(portal)));
-        self.pend(message, Expect::Bind { undo });
+        let change = self.names.change_portal(bind.portal, Some(Rc::new(portal)));
+        self.pend(message, Expect::Bind { change });
         Ok(())
     }
 
@@ -142,11 +143,11 @@ impl Session {
     }
 
     pub(super) fn close(&mut self, body: &[u8], message: &[u8]) -> Result<(), Trouble> {
-        let undo = match frontend::named(body, "Close")? {
-            (Named::Statement, name) => self.names.set_statement(name, None),
-            (Named::Portal, name) => self.names.set_portal(name, None),
+        let change = match frontend::named(body, "Close")? {
+            (Named::Statement, name) => self.names.change_statement(name, None),
+            (Named::Portal, name) => self.names.change_portal(name, None),
         };
-        self.pend(message, Expect::Close { undo });
+        self.pend(message, Expect::Close { change });
         Ok(())
     }
 

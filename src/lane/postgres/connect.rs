@@ -17,7 +17,7 @@ use super::trouble::Trouble;
 use super::{Core, Phase, Turn};
 use crate::judge::Ruling;
 use crate::scram::{self, Binding};
-use crate::{Action, Dialed, Dialing, Grant, Outbox, SaltRequest, Side, Standing, TargetTls};
+use crate::{Action, Dialed, Dialing, Grant, Outbox, SaltRequest, Secret, Side, Standing, TargetTls};
 
 /// Longest message of a server before the session stands, in bytes.
 const SETUP_BYTES_MAX: usize = 64 << 10;
@@ -46,7 +46,7 @@ struct Attempt {
     reading: Reading,
     posture: Posture,
     tls: Option<Option<Vec<u8>>>,
-    server_key: Option<(u32, Vec<u8>)>,
+    server_key: Option<(u32, Secret)>,
     /// What the client hears once this server has turned out to be the one.
     greeting: Vec<u8>,
 }
@@ -65,7 +65,7 @@ enum Stage {
     Salting(scram::Challenge),
     SaslFinal(scram::Expected),
     /// AuthenticationOk must follow.
-    SaslDone,
+    OkDue,
     /// Everything up to ReadyForQuery.
     Setup,
 }
@@ -325,7 +325,7 @@ impl Connect {
             }
             backend::BACKEND_KEY_DATA if setup => {
                 let (process_id, key) = backend::backend_key_data(body).map_err(Trouble::server)?;
-                self.attempt.server_key = Some((process_id, key.to_vec()));
+                self.attempt.server_key = Some((process_id, Secret::new(key.to_vec())));
             }
             backend::READY_FOR_QUERY if setup => {
                 let status = backend::ready_for_query(body).map_err(Trouble::server)?;
@@ -357,7 +357,7 @@ impl Connect {
     ) -> Result<(), Trouble> {
         let stage = std::mem::replace(&mut self.attempt.step, Stage::Authentication);
         self.attempt.step = match (stage, request) {
-            (Stage::Authentication | Stage::SaslDone, Authentication::Ok) => Stage::Setup,
+            (Stage::Authentication | Stage::OkDue, Authentication::Ok) => Stage::Setup,
             (Stage::Authentication, Authentication::Cleartext) => {
                 if self.attempt.tls.is_none() {
                     return Err(
@@ -366,13 +366,13 @@ impl Connect {
                 }
                 let password = self.password()?;
                 turn.out.send(Side::Server, |arena| frontend::write_password(arena, password.expose()));
-                Stage::Authentication
+                Stage::OkDue
             }
             (Stage::Authentication, Authentication::Md5(salt)) => {
                 let password = self.password()?;
                 let answer = md5_answer(password.expose(), self.grant.target.user.as_bytes(), salt);
                 turn.out.send(Side::Server, |arena| frontend::write_password(arena, answer.as_bytes()));
-                Stage::Authentication
+                Stage::OkDue
             }
             (Stage::Authentication, Authentication::Sasl(mechanisms)) => {
                 let (mechanism, binding) = self.mechanism(&mechanisms)?;
@@ -397,7 +397,7 @@ impl Connect {
                 expected
                     .check(message)
                     .map_err(|_| self.login("did not prove that it knows the password"))?;
-                Stage::SaslDone
+                Stage::OkDue
             }
             (Stage::Authentication, Authentication::Other(kind)) => {
                 return Err(
@@ -458,7 +458,7 @@ impl Connect {
         if let Some((process_id, _)) = &server_key {
             let key = cancel_key(core, self.attempt.version.minor >= 2);
             turn.out.send(Side::Client, |arena| backend::write_backend_key_data(arena, *process_id, &key));
-            turn.out.actions.push(Action::RegisterKey { process_id: *process_id, secret: key });
+            turn.out.actions.push(Action::RegisterKey { process_id: *process_id, secret: Secret::new(key) });
         }
         turn.out.send(Side::Client, |arena| backend::write_ready_for_query(arena, status));
         turn.out.actions.push(Action::Established);
@@ -538,7 +538,8 @@ fn denied(wishes: &Wishes, grant: &Grant, ruling: &Ruling, core: &mut Core, turn
 
 /// Another one for each server that is tried, or the second could answer with what the first has said.
 fn nonce(core: &Core) -> Vec<u8> {
-    let mut nonce = core.entropy.get(scram::NONCE_BYTES..scram::NONCE_BYTES * 2).unwrap_or_default().to_vec();
+    let mut nonce =
+        core.entropy.expose().get(scram::NONCE_BYTES..scram::NONCE_BYTES * 2).unwrap_or_default().to_vec();
     for (byte, number) in nonce.iter_mut().zip(core.dials.to_be_bytes()) {
         *byte ^= number;
     }
@@ -547,7 +548,7 @@ fn nonce(core: &Core) -> Vec<u8> {
 
 /// The key that the client gets: ours, never the server's; its first four bytes name the worker.
 fn cancel_key(core: &Core, long: bool) -> Vec<u8> {
-    let random = core.entropy.get(scram::NONCE_BYTES * 2..).unwrap_or_default();
+    let random = core.entropy.expose().get(scram::NONCE_BYTES * 2..).unwrap_or_default();
     let mut key = random.get(..if long { LONG_KEY_BYTES } else { 4 }).unwrap_or_default().to_vec();
     if let Some(first) = key.first_chunk_mut::<4>() {
         let workers = core.workers.max(1);

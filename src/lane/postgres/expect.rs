@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::names::{Names, Portal, Statement, Undo};
+use super::names::{Change, Names, Portal, Statement};
 use super::reading::Turned;
 
 /// One question that is on its way to the server.
@@ -12,10 +12,10 @@ pub(super) enum Expect {
     /// A simple Query, up to its ReadyForQuery.
     Query(Running),
     Parse {
-        undo: Undo,
+        change: Change,
     },
     Bind {
-        undo: Undo,
+        change: Change,
     },
     /// Describe of a statement: ParameterDescription, then RowDescription or NoData.
     DescribeStatement {
@@ -33,7 +33,7 @@ pub(super) enum Expect {
         running: Running,
     },
     Close {
-        undo: Undo,
+        change: Change,
     },
     /// Sync, up to its ReadyForQuery.
     Sync,
@@ -118,7 +118,19 @@ impl Expect {
     /// Takes back what it would have changed.
     pub(super) fn undo(self, names: &mut Names) {
         match self {
-            Expect::Parse { undo } | Expect::Bind { undo } | Expect::Close { undo } => names.undo(undo),
+            Expect::Parse { change } | Expect::Bind { change } | Expect::Close { change } => {
+                names.undo(&change);
+            }
+            _ => {}
+        }
+    }
+
+    /// The server has done it: what it changes holds.
+    pub(super) fn settle(self, names: &mut Names) {
+        match self {
+            Expect::Parse { change } | Expect::Bind { change } | Expect::Close { change } => {
+                names.settle(&change);
+            }
             _ => {}
         }
     }
@@ -128,11 +140,37 @@ impl Expect {
 #[derive(Debug, Default)]
 pub(super) struct Expects {
     queue: VecDeque<Expect>,
+    /// How many were ever pushed, and how many of those are done with.
+    pushed: u64,
+    done: u64,
+    /// Bytes of messages on their way: of those up to the question with this number. What they replaced is kept until
+    /// they are answered, so they count against the session.
+    sent: VecDeque<(u64, usize)>,
+    bytes: usize,
 }
 
 impl Expects {
     pub(super) fn push(&mut self, expect: Expect) {
         self.queue.push_back(expect);
+        self.pushed += 1;
+    }
+
+    /// The questions pushed last are in messages of so many bytes.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.sent.push_back((self.pushed, bytes));
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// Bytes of messages on their way.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn is_done(&mut self, count: usize) {
+        self.done = self.done.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+        while let Some((_, bytes)) = self.sent.pop_front_if(|(last, _)| *last <= self.done) {
+            self.bytes = self.bytes.saturating_sub(bytes);
+        }
     }
 
     pub(super) fn front(&mut self) -> Option<&mut Expect> {
@@ -140,12 +178,15 @@ impl Expects {
     }
 
     pub(super) fn pop(&mut self) -> Option<Expect> {
-        self.queue.pop_front()
+        let expect = self.queue.pop_front()?;
+        self.is_done(1);
+        Some(expect)
     }
 
     /// Something else of the front is still to come.
     pub(super) fn put_back(&mut self, expect: Expect) {
         self.queue.push_front(expect);
+        self.done = self.done.saturating_sub(1);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -172,7 +213,8 @@ impl Expects {
     /// result tells whether that Sync is on its way.
     pub(super) fn skipped(&mut self) -> (Vec<Expect>, bool) {
         let end = self.queue.iter().position(|expect| matches!(expect, Expect::Sync));
-        let skipped = self.queue.drain(..end.unwrap_or(self.queue.len())).collect();
+        let skipped: Vec<Expect> = self.queue.drain(..end.unwrap_or(self.queue.len())).collect();
+        self.is_done(skipped.len());
         (skipped, end.is_some())
     }
 

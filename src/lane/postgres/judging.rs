@@ -184,6 +184,7 @@ impl Session {
                         prepared_as: Some(Rc::from(&**name)),
                         understood: RefCell::new((self.footing(), Rc::clone(statement))),
                         types: RefCell::default(),
+                        types_bytes: 0,
                         columns: RefCell::new(None),
                     };
                     self.names.set_statement(name.as_bytes(), Some(Rc::new(prepared)));
@@ -192,12 +193,8 @@ impl Session {
                 Change::Declare { name, .. } => {
                     self.names.set_portal(name.as_bytes(), Some(Rc::new(Portal::unbound(true))));
                 }
-                Change::Deallocate { name: Some(name) } => {
-                    drop(self.names.set_statement(name.as_bytes(), None))
-                }
-                Change::ClosePortal { name: Some(name) } => {
-                    drop(self.names.set_portal(name.as_bytes(), None))
-                }
+                Change::Deallocate { name: Some(name) } => self.names.set_statement(name.as_bytes(), None),
+                Change::ClosePortal { name: Some(name) } => self.names.set_portal(name.as_bytes(), None),
                 Change::Deallocate { name: None } => self.names.forget_statements(),
                 Change::ClosePortal { name: None } => self.names.forget_portals(),
                 Change::DiscardAll => {

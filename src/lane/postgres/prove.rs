@@ -106,7 +106,7 @@ impl Prove {
                 if mechanism != scram::SHA_256.as_bytes() {
                     return Err(ScramError::Unsupported.into());
                 }
-                let entropy = core.entropy.get(..scram::NONCE_BYTES).unwrap_or_default();
+                let entropy = core.entropy.expose().get(..scram::NONCE_BYTES).unwrap_or_default();
                 let (server, challenge) = scram::Server::begin(Arc::clone(&self.verifier), first, entropy)?;
                 turn.out.send(Side::Client, |arena| {
                     backend::write_authentication(arena, 11, challenge.as_bytes());

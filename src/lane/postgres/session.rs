@@ -19,13 +19,17 @@ use super::reading::Tracker;
 use super::refusals::Oversize;
 use super::trouble::Trouble;
 use super::{Core, Turn};
-use crate::{Grant, Side, Standing};
+use crate::{Grant, Secret, Side, Standing};
 
 /// A pipeline goes on without a Sync when it is this long, in bytes.
 const PIPELINE_BYTES_MAX: usize = 64 << 10;
 
 /// Questions on their way to the server before the client has to wait.
 const EXPECTS_MAX: usize = 16_384;
+
+/// Bytes of messages on their way to the server before the client has to wait: so that a long pipeline waits rather than
+/// finds no room for its names.
+const IN_FLIGHT_BYTES_MAX: usize = super::names::NAMED_BYTES_MAX / 2;
 
 /// Longest message that only names something (Describe, Execute, Close, CopyFail), in bytes.
 const NAMING_BYTES_MAX: usize = 64 << 10;
@@ -38,7 +42,7 @@ pub(super) struct Session {
     pub(super) expects: Expects,
     pub(super) reading: Tracker,
     pub(super) answers: Answers,
-    server_key: Option<(u32, Vec<u8>)>,
+    server_key: Option<(u32, Secret)>,
     /// Messages of a pipeline that has not gone on, and what they ask.
     pub(super) pending: Vec<u8>,
     pub(super) pending_expects: Vec<Expect>,
@@ -71,7 +75,7 @@ impl Session {
     pub(super) fn new(
         grant: Grant,
         reading: Reading,
-        server_key: Option<(u32, Vec<u8>)>,
+        server_key: Option<(u32, Secret)>,
         status: u8,
     ) -> Session {
         Session {
@@ -98,8 +102,8 @@ impl Session {
         self.grant.standing = standing;
     }
 
-    pub(super) fn server_key(&self) -> (u32, Vec<u8>) {
-        self.server_key.clone().unwrap_or_default()
+    pub(super) fn server_key(&self) -> (u32, Secret) {
+        self.server_key.clone().unwrap_or_else(|| (0, Secret::new(Vec::new())))
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -108,7 +112,9 @@ impl Session {
 
     pub(super) fn is_blocked(&self) -> bool {
         let copying = matches!(self.state, ClientState::CopyIn | ClientState::CopyBoth);
-        (self.expects.copy_gate() && !copying) || self.expects.len() >= EXPECTS_MAX
+        (self.expects.copy_gate() && !copying)
+            || self.expects.len() >= EXPECTS_MAX
+            || self.expects.bytes() >= IN_FLIGHT_BYTES_MAX
     }
 
     /// The server ended the session with an error of its own.
@@ -279,6 +285,11 @@ impl Session {
         if self.pending.is_empty() {
             return;
         }
+        let bytes = self.pending.len();
+        if self.expects.bytes().saturating_add(bytes) >= IN_FLIGHT_BYTES_MAX {
+            // The client waits for the answers from here on, so the server must not keep them.
+            frontend::write_empty(&mut self.pending, frontend::FLUSH);
+        }
         let pending = &self.pending;
         turn.out.send(Side::Server, |arena| arena.extend_from_slice(pending));
         self.pending.clear();
@@ -286,6 +297,7 @@ impl Session {
         for expect in self.pending_expects.drain(..) {
             self.expects.push(expect);
         }
+        self.expects.sent(bytes);
     }
 
     /// What is pending is forgotten, and what it would have changed taken back.

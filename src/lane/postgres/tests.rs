@@ -7,7 +7,10 @@ use lockgate_codecs::postgres::{backend, frame, startup, write};
 use lockgate_facts::postgres::Catalog;
 
 use crate::rig::{MASKED_TABLE, PASSWORD, Rig, Settings, ready, server_welcome};
-use crate::{Answer, Dialed, Limits, ListenerAuth, ListenerRules, ListenerTls, Side, TargetTls};
+use crate::{
+    Action, Answer, Dialed, Limits, ListenerAuth, ListenerRules, ListenerTls, SaltedKey, Secret, Side,
+    TargetTls,
+};
 
 pub(super) const READ_ONLY: &str =
     "policy p for group \"g\" on target \"t\" { allow transaction allow set on * }";
@@ -211,6 +214,21 @@ fn a_session_stands_after_both_handshakes() {
     assert_eq!(u32::from_be_bytes(key.try_into().unwrap()) % 3, 1, "the key names the worker");
     rig.cancel();
     assert_eq!(rig.cancelled, [(77, b"1234".to_vec())]);
+}
+
+#[test]
+fn what_is_logged_of_a_session_holds_no_secret() {
+    let mut rig = new(&Settings::default());
+    rig.log_in(&[]);
+    rig.server(&server_welcome(b"1234"));
+    let shown = format!("{:?}", rig.lane);
+    let register = Action::RegisterKey { process_id: 77, secret: Secret::new(b"1234".to_vec()) };
+    let cancel = Action::CancelUpstream { process_id: 77, secret: Secret::new(b"1234".to_vec()) };
+    let salted = Answer::Salted { number: 0, key: SaltedKey(*b"12341234123412341234123412341234") };
+    for shown in [shown, format!("{register:?}"), format!("{cancel:?}"), format!("{salted:?}")] {
+        assert!(!shown.contains("49, 50, 51, 52"), "the server's key: {shown}");
+        assert!(!shown.contains("90, 90, 90, 90"), "what secrets come from: {shown}");
+    }
 }
 
 #[test]
@@ -529,6 +547,25 @@ fn notices_notifications_and_parameters_pass_at_any_time() {
 }
 
 #[test]
+fn nothing_is_put_into_a_message_that_was_cut() {
+    let row = row(&[Some(b"a cell of some length")]);
+    for cut in 0..=row.len() {
+        let mut rig = standing(&Settings::default());
+        rig.client(&query("SELECT 1"));
+        rig.server(&columns(&[1]));
+        rig.take_client();
+        rig.server(&row[..cut]);
+        rig.hang_up(Side::Server, "");
+        let heard = rig.take_client();
+        let whole = cut < frame::HEADER_BYTES || cut == row.len();
+        let passed = if cut < frame::HEADER_BYTES { 0 } else { cut };
+        assert_eq!(heard[..passed], row[..passed]);
+        // The beginning of an error would pass for the rest of the row.
+        assert_eq!(heard.len() > passed, whole, "cut at {cut}: {}", heard.escape_ascii());
+    }
+}
+
+#[test]
 fn terminate_reaches_the_server() {
     let mut rig = standing(&Settings::default());
     rig.client(&empty(frontend::TERMINATE));
@@ -827,8 +864,67 @@ fn a_server_that_dies_is_told_to_the_client() {
 fn an_unasked_answer_changes_nothing() {
     let mut rig = standing(&Settings::default());
     rig.answer(Answer::Dialed(Dialed::Exhausted));
-    rig.answer(Answer::Salted { number: 0, key: [0; 32] });
+    rig.answer(Answer::Salted { number: 0, key: SaltedKey([0; 32]) });
     assert!(rig.closed.is_none());
     rig.client(&query("SELECT 1"));
     assert_eq!(show(&rig.take_server()), [r"Q SELECT 1\x00"]);
+}
+
+#[test]
+fn a_flood_takes_many_turns_and_loses_nothing() {
+    let mut rig = standing(&Settings::default());
+    let flood: Vec<u8> = (0..1000).flat_map(|number| query(&format!("SELECT {number}"))).collect();
+    rig.one_turn(Side::Client, &flood);
+    let first = show(&rig.take_server()).len();
+    assert!((1..100).contains(&first), "{first} commands in one turn");
+    assert!(rig.lane.is_unfinished());
+    let mut all = first;
+    let mut turns = 1;
+    while rig.lane.is_unfinished() {
+        rig.go_on();
+        let more = show(&rig.take_server()).len();
+        assert!(more <= first + 1, "{more} in a later turn");
+        all += more;
+        turns += 1;
+    }
+    assert_eq!(all, 1000);
+    assert!(turns > 10, "{turns}");
+}
+
+#[test]
+fn a_client_waits_when_much_is_unanswered_and_the_server_is_asked_to_answer() {
+    let mut rig = standing(&Settings::default());
+    let long = "x".repeat(8 << 20);
+    for number in 0..12 {
+        rig.client(&parse("", &format!("SELECT '{long}{number}'")));
+    }
+    let sent = rig.take_server();
+    let kinds: String = show(&sent).iter().filter_map(|message| message.chars().next()).collect();
+    assert_eq!(kinds, "PPPPH", "four of 8 MiB are enough, and the fifth waits");
+    assert!(rig.lane.blocked(Side::Client));
+    rig.server(b"1\0\0\0\x04");
+    let kinds: String =
+        show(&rig.take_server()).iter().filter_map(|message| message.chars().next()).collect();
+    assert_eq!(kinds, "PH", "one is answered, one goes on");
+    for _ in 0..11 {
+        rig.server(b"1\0\0\0\x04");
+    }
+    assert!(!rig.lane.blocked(Side::Client));
+    assert_eq!(rig.closed, None);
+}
+
+#[test]
+fn a_long_name_costs_what_it_is_long() {
+    let mut rig = standing(&Settings::default());
+    for number in 0..6 {
+        let name = format!("{number}{}", "n".repeat(15 << 20));
+        rig.client(&parse(&name, "SELECT 1"));
+        rig.client(&sync());
+        rig.server(b"1\0\0\0\x04");
+        let mut end = Vec::new();
+        ready(&mut end, b'I');
+        rig.server(&end);
+    }
+    let passed = rig.take_server().len() / (15 << 20);
+    assert_eq!(passed, 4, "that many fit into 64 MiB");
 }

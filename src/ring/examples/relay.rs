@@ -1,9 +1,10 @@
-//! A bare relay on the ring, the floor that the gateway's own cost is measured from: `relay LISTEN TARGET`.
+//! A bare relay on a driver, the floor that the gateway's own cost is measured from: `relay LISTEN TARGET [epoll]`.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 
+use lockgate_ring::epoll::Poller;
 use lockgate_ring::uring::Ring;
 use lockgate_ring::{Config, ConnId, Driver, Event, Wait, listen_socket, raise_open_files_limit};
 
@@ -19,7 +20,14 @@ fn main() -> io::Result<()> {
     let (listen, target) = (address()?, address()?);
     raise_open_files_limit()?;
     let bundles = std::env::var_os("RELAY_NO_BUNDLES").is_none();
-    let mut ring = Ring::new(Config { bundles, ..Config::default() })?;
+    let config = Config { bundles, ..Config::default() };
+    match arguments.next().as_deref() {
+        Some("epoll") => relay(Poller::new(config)?, listen, target),
+        _ => relay(Ring::new(config)?, listen, target),
+    }
+}
+
+fn relay(mut ring: impl Driver, listen: SocketAddr, target: SocketAddr) -> io::Result<()> {
     ring.listen(listen_socket(listen, 4096, true)?)?;
     let mut relay = Relay::default();
     let mut events = Vec::new();
@@ -47,7 +55,7 @@ struct Relay {
 }
 
 impl Relay {
-    fn step(&mut self, ring: &mut Ring, target: SocketAddr, event: Event) -> io::Result<()> {
+    fn step(&mut self, ring: &mut impl Driver, target: SocketAddr, event: Event) -> io::Result<()> {
         match event {
             Event::Accepted { conn, .. } => {
                 let other = ring.dial(target)?;
@@ -83,7 +91,7 @@ impl Relay {
         Ok(())
     }
 
-    fn close(&self, ring: &mut Ring, conn: ConnId) {
+    fn close(&self, ring: &mut impl Driver, conn: ConnId) {
         ring.close(conn, true);
         if let Some(other) = self.others.get(&conn) {
             ring.close(*other, true);

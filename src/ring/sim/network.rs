@@ -310,7 +310,7 @@ impl Sim {
     }
 
     /// A parcel reaches the gateway.
-    pub(super) fn to_gate(&mut self, at: usize) {
+    pub(super) fn reach_gate(&mut self, at: usize) {
         let Some(link) = self.links.get_mut(at) else { return };
         let Some(parcel) = link.to_gate.transit.pop_front() else { return };
         let more = matches!(parcel, Parcel::Bytes(_));
@@ -335,7 +335,7 @@ impl Sim {
     }
 
     /// A parcel reaches the peer.
-    pub(super) fn to_peer(&mut self, at: usize) {
+    pub(super) fn reach_peer(&mut self, at: usize) {
         let Some(link) = self.links.get_mut(at) else { return };
         let Some(parcel) = link.to_peer.transit.pop_front() else { return };
         let (kind, bytes) = match &parcel {

@@ -25,8 +25,8 @@ impl Sim {
                     self.cut(id);
                 }
             }
-            What::ToGate(link) => self.to_gate(link),
-            What::ToPeer(link) => self.to_peer(link),
+            What::ToGate(link) => self.reach_gate(link),
+            What::ToPeer(link) => self.reach_peer(link),
             What::Peer(link) => self.call(link),
             What::Forgotten(link) => self.break_link(link),
             What::Disk(job) => self.disk_step(job),

@@ -41,10 +41,6 @@ impl Listeners {
         }
     }
 
-    pub(super) fn is_stopping(&self, id: u32) -> bool {
-        usize::try_from(id).ok().and_then(|at| self.all.get(at)).is_none_or(|listener| listener.stopping)
-    }
-
     /// A cancel found nothing to cancel, yet the accept is still under way: it was between two waits.
     pub(super) fn cancel_again(&mut self, kernel: &mut Kernel, id: u32) {
         if self.get_mut(id).is_some_and(|listener| listener.armed && listener.stopping) {

@@ -51,9 +51,6 @@ impl Ring {
 
     fn greet(&mut self, listener: u32, entry: &cqueue::Entry) {
         let stream = accepted_stream(entry);
-        if self.listeners.is_stopping(listener) {
-            return;
-        }
         let listener = ListenerId(listener);
         let greeted =
             stream.peer_addr().and_then(|peer| Ok((peer, self.common.conns.insert(stream, Phase::Open)?)));

@@ -7,7 +7,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use lockgate_bridge::{Inbox, Wake, mailbox};
-use lockgate_recording::{Record, Recovery, SEGMENT_BYTES_MIN, SessionId, create_segment, verify};
+use lockgate_recording::{
+    Record, Recovery, SEGMENT_BYTES_MIN, SeriesStart, SessionId, create_segment, verify,
+};
 use lockgate_ring::{ConnId, Event, Lease, ListenerId, Wait, Waker};
 
 use super::*;
@@ -379,6 +381,21 @@ fn without_a_segment_the_recording_is_down_and_asks_again() {
     bench.later(1);
     bench.pump(false);
     assert_eq!(bench.notices(), ["wanted 1"]);
+}
+
+#[test]
+fn behind_the_last_block_no_segment_begins() {
+    let mut bench = Bench::new(Durability::Os);
+    bench.pump(false);
+    bench.written();
+    bench.recorder.supply(segment(&bench.folder, 1));
+    bench.recorder.begin_end(bench.now);
+    for _ in 0..10 {
+        bench.pump(false);
+        bench.written();
+    }
+    assert_eq!(bench.ring.files.len(), 1, "the segment at hand stays unused");
+    bench.end();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A scripted PostgreSQL client with SCRAM, over plain TCP or TLS.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,7 +65,20 @@ impl Client {
 
     /// `Err`: SQLSTATE and message, or what the socket said.
     pub(crate) fn try_connect(gate: &Gate, tls: bool) -> Result<Client, String> {
-        let socket = TcpStream::connect(gate.address).map_err(|error| error.to_string())?;
+        Client::come(gate, gate.address, tls)
+    }
+
+    pub(crate) fn connect_to(gate: &Gate, address: SocketAddr) -> Client {
+        Client::try_connect_to(gate, address).unwrap()
+    }
+
+    /// By another listener than the first, without TLS.
+    pub(crate) fn try_connect_to(gate: &Gate, address: SocketAddr) -> Result<Client, String> {
+        Client::come(gate, address, false)
+    }
+
+    fn come(gate: &Gate, address: SocketAddr, tls: bool) -> Result<Client, String> {
+        let socket = TcpStream::connect(address).map_err(|error| error.to_string())?;
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         socket.set_nodelay(true).unwrap();
         let mut client = Client { stream: Stream::Plain(socket), key: (0, Vec::new()) };

@@ -9,7 +9,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use lockgate_bridge::snapshot::{Admission, Destination, DestinationTls, Place, Queue, SessionsMax};
-use lockgate_bridge::{Counters, LateWake, Notice, Order, Outlet, Seats, Snapshot, Wake, mailbox};
+use lockgate_bridge::{
+    Counters, Ending, LateWake, ListenerSettings, Notice, Order, Outlet, Seats, Settings, Snapshot, Wake,
+    mailbox,
+};
 use lockgate_lane::{
     Identity, ListenerAuth, ListenerRules, ListenerTls, SessionAttrs, Standing, Target, TargetTls, Verifier,
 };
@@ -78,6 +81,10 @@ struct Control {
     adopted: AtomicU64,
     stopped: AtomicBool,
     segments: AtomicBool,
+    /// Answers to questions of control's.
+    answers: AtomicU64,
+    /// Secrets of cancel requests that are nobody's here.
+    elsewhere: Mutex<Vec<Vec<u8>>>,
 }
 
 struct Bell(Arc<Control>);
@@ -132,6 +139,7 @@ impl Gate {
             driver: options.driver,
             core: None,
             listeners: vec![ListenerSetup {
+                address,
                 socket,
                 rules: Arc::new(ListenerRules { tls: ListenerTls::Optional, auth: ListenerAuth::Scram }),
                 tls: Some(gate_tls.server),
@@ -192,10 +200,40 @@ impl Gate {
         self.control.adopted.load(Ordering::SeqCst) == epoch
     }
 
-    pub(crate) fn drain(&self, within: Duration) {
+    pub(crate) fn drain(&self, within: Duration, ending: Ending) {
         let deadline = self.started.elapsed() + within;
         let deadline_ns = u64::try_from(deadline.as_nanos()).unwrap();
-        self.orders.send(Order::Drain { deadline_ns }).unwrap();
+        self.orders.send(Order::Drain { deadline_ns, ending }).unwrap();
+    }
+
+    pub(crate) fn order(&self, order: Order) {
+        self.orders.send(order).unwrap();
+    }
+
+    /// How many questions the worker has answered.
+    pub(crate) fn answers(&self) -> u64 {
+        self.control.answers.load(Ordering::SeqCst)
+    }
+
+    /// Secrets of cancel requests that control was asked about.
+    pub(crate) fn elsewhere(&self) -> Vec<Vec<u8>> {
+        self.control.elsewhere.lock().unwrap().clone()
+    }
+
+    /// Listens on these sockets and nowhere else.
+    pub(crate) fn configure(&self, listeners: Vec<(SocketAddr, Vec<TcpListener>)>, limits: Limits) {
+        let rules = Arc::new(ListenerRules { tls: ListenerTls::Off, auth: ListenerAuth::Scram });
+        let listeners = listeners.into_iter().map(|(address, sockets)| ListenerSettings {
+            address,
+            sockets,
+            rules: Arc::clone(&rules),
+            tls: None,
+        });
+        let listeners = listeners.collect();
+        let before = self.answers();
+        let (lane_limits, durability) = (Arc::default(), Durability::Async);
+        self.order(Order::Configure(Box::new(Settings { limits, lane_limits, durability, listeners })));
+        until(|| (self.answers() > before).then_some(()));
     }
 
     pub(crate) fn supply_segments(&self) {
@@ -229,6 +267,14 @@ impl Control {
             Notice::Adopted { epoch, .. } => return self.adopted.store(epoch, Ordering::SeqCst),
             Notice::Stopped { .. } => return self.stopped.store(true, Ordering::SeqCst),
             Notice::RecordingFailed { .. } => return,
+            Notice::Configured { .. } | Notice::Pong { .. } | Notice::CancelDone { .. } => {
+                self.answers.fetch_add(1, Ordering::SeqCst);
+                return;
+            }
+            Notice::CancelElsewhere { ticket, request, .. } => {
+                self.elsewhere.lock().unwrap().push(request.secret);
+                Order::CancelDone { ticket }
+            }
             Notice::SegmentWanted { number, .. } if self.segments.load(Ordering::SeqCst) => {
                 let file = create_segment(root, 0, number, SEGMENT_BYTES_MIN).unwrap();
                 Order::Segment { number, file: file.into(), path: format!("segment {number}") }
@@ -237,7 +283,7 @@ impl Control {
             Notice::Salt { ticket, request, .. } => {
                 let key =
                     Verifier::salt_password(request.password.expose(), &request.salt, request.iterations);
-                Order::Salted { ticket, key: lockgate_bridge::SaltedKey(key) }
+                Order::Salted { ticket, key: lockgate_lane::SaltedKey(key) }
             }
         };
         // A worker that has ended takes no answer.

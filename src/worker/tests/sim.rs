@@ -17,7 +17,7 @@ use world::{Ending, Plan, Remains, Tally, World};
 /// Seeds of a run of all tests, for each kind of world.
 const SEEDS: u64 = 400;
 /// Lines of the journal that are shown of a seed that failed.
-const JOURNAL_LINES: usize = 100_000;
+const JOURNAL_LINES: usize = 4000;
 
 fn run(plan: Plan, journal_lines: usize) -> Remains {
     World::new(plan, journal_lines, Rc::new(tempfile::tempdir().unwrap()), 0).run()
@@ -28,6 +28,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Runs every seed of a kind of world.
+#[expect(clippy::print_stdout, reason = "what a test has done is for its reader")]
 fn seeds(plan: fn(u64) -> Plan) -> Tally {
     let seeds = match (number("LOCKGATE_SEED"), number("LOCKGATE_SEEDS")) {
         (Some(seed), _) => seed..seed + 1,
@@ -52,6 +53,7 @@ fn seeds(plan: fn(u64) -> Plan) -> Tally {
 }
 
 /// Runs a failing seed once more and tells what happened.
+#[expect(clippy::print_stdout, reason = "what a test has done is for its reader")]
 fn show(plan: Plan) {
     println!("{plan:?}");
     let Ok(remains) = std::panic::catch_unwind(|| run(plan, JOURNAL_LINES)) else { return };

@@ -40,7 +40,6 @@ pub(super) enum Manner {
 /// How it went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
-    Running,
     /// Everything came as it had to, to the last goodbye.
     Served,
     /// A fatal error with this SQLSTATE.

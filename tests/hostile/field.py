@@ -1,0 +1,319 @@
+"""What an attack happens in: a PostgreSQL, a gateway, victims whose waits are measured, and the gateway's own figures."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import socket
+import statistics
+import struct
+import subprocess
+import threading
+import time
+
+from support import gateway, machine, postgres, wire
+from support.machine import Trouble
+
+DATABASE = "orders"
+SCHEMA = """
+CREATE TABLE public.items (id int PRIMARY KEY, name text);
+INSERT INTO public.items SELECT n, 'Item ' || n FROM generate_series(1, 1000) n;
+CREATE TABLE public.dump (line text);
+"""
+# The catalog's own role, which no attack touches.
+CATALOG = "catalog_reader"
+WAITING = struct.Struct("ii")
+# What the kernel's scheduler alone makes of a wait on a busy machine: differences below it say nothing.
+NOISE_US = 3_000
+SETTLE_SECONDS_MAX = 30
+
+
+class Peer(wire.Session):
+    """A session whose socket is there to be misused, and whose cancel key is kept."""
+
+    key = None
+
+    def __init__(self, field, tls=False, rcvbuf=None, source="127.0.0.1"):
+        self.socket = knock(field.port, rcvbuf=rcvbuf, source=source)
+        if tls:
+            self.socket = inside_tls(self.socket)
+        self.stream = self.socket.makefile("rb")
+        self.status = None
+        self.socket.sendall(startup(field.user.name, DATABASE))
+        try:
+            self._authenticate(field.user.password)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self):
+        kind, body = super()._read()
+        if kind == b"K":
+            self.key = body
+        return kind, body
+
+    def reset(self):
+        reset(self.socket)
+
+
+def knock(port, rcvbuf=None, source="127.0.0.1"):
+    """A connection to the gateway."""
+    peer = socket.socket()
+    if rcvbuf:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+    if source != "127.0.0.1":
+        peer.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
+        peer.bind((source, 0))
+    peer.settimeout(30)
+    peer.connect(("127.0.0.1", port))
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return peer
+
+
+def inside_tls(peer, **more):
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    for name, value in more.items():
+        setattr(context, name, value)
+    peer.sendall(struct.pack("!II", 8, 80877103))
+    if peer.recv(1) != b"S":
+        raise Trouble("the gateway does not agree to TLS")
+    return context.wrap_socket(peer)
+
+
+def reset(peer):
+    """Closes with RST."""
+    with contextlib.suppress(OSError):
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, WAITING.pack(1, 0))
+    peer.close()
+
+
+def startup(user, database):
+    body = struct.pack("!I", 196608) + b"".join(wire.text(word) for word in ("user", user, "database", database)) + b"\0"
+    return struct.pack("!I", len(body) + 4) + body
+
+
+def last_words(peer, seconds=10):
+    """All that a connection still says before it ends: (SQLSTATE of the error among it or None, ended)."""
+    peer.settimeout(seconds)
+    said = b""
+    try:
+        while more := peer.recv(65536):
+            said += more
+    except ConnectionResetError:
+        pass
+    except TimeoutError:
+        return sqlstate(said), False
+    return sqlstate(said), True
+
+
+def sqlstate(said):
+    found = re.search(rb"E....S[A-Z]+\0(?:V[A-Z]+\0)?C([0-9A-Z]{5})\0", said, re.DOTALL)
+    return found[1].decode() if found else None
+
+
+def tool():
+    """Our load program: beside the gateway's binary, else it is built."""
+    folder = pathlib.Path(os.environ.get("LOCKGATE_BIN", machine.target_folder() / "release"))
+    path = folder / "lockgate-hostile"
+    if not path.exists():
+        machine.build_release()
+    if not path.exists():
+        raise Trouble(f"{path} is not there: cargo build -p lockgate-hostile")
+    return path
+
+
+class Victims:
+    """Sessions that ask for a row each few milliseconds, by way of the gateway."""
+
+    def __init__(self, field, tls=False, sessions=8, rate=400):
+        argv = [tool(), "victims", "--address", f"127.0.0.1:{field.port}", "--user", field.user.name, "--database", DATABASE]
+        argv += ["--sessions", sessions, "--rate", rate, "--sql", "SELECT name FROM public.items WHERE id = 7"]
+        self.process = subprocess.Popen(
+            list(map(str, argv + (["--tls"] if tls else []))),
+            env={**os.environ, "LOCKGATE_PASSWORD": field.user.password},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.sessions = sessions
+        if self.process.stdout.readline().strip() != "ready":
+            raise Trouble("the victims cannot connect")
+
+    def take(self):
+        """What they waited since the last time."""
+        self.process.stdin.write("take\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def watch(self, seconds):
+        self.take()
+        time.sleep(seconds)
+        return self.take()
+
+    def stop(self):
+        self.process.stdin.close()
+        self.process.wait(10)
+
+
+@dataclasses.dataclass
+class Figures:
+    """The gateway's own at one moment."""
+
+    rss_kib: int
+    descriptors: int
+    threads: int
+    sessions: int
+
+    def __str__(self):
+        return f"{self.rss_kib // 1024} MiB, {self.descriptors} descriptors, {self.sessions} sessions"
+
+
+class Field:
+    """One server, one gateway, its victims. `limits` as in the configuration."""
+
+    def __init__(self, server, work, name, options, tls="optional", limits=None, target_port=None, open_files=None, victims=True):
+        self.server, self.name, self.options = server, name, options
+        self.user = gateway.User("pilot", ["pilot"])
+        policy = {"everything": gateway.ALLOW_EVERYTHING.format(group="pilot", target=DATABASE)}
+        target = gateway.target_of(server, DATABASE)
+        target.catalog = (CATALOG, server.catalog_password)
+        target.port = target_port or target.port
+        folder = work / name
+        folder.mkdir()
+        self.gateway = gateway.Gateway(folder, [target], [self.user], policy, tls=tls, limits=limits, driver=options.driver)
+        self.gateway.open_files = open_files
+        self.with_victims = victims
+        self.swept = False
+        self.victims = None
+
+    def __enter__(self):
+        self.gateway.start()
+        self.port = self.gateway.port
+        if self.with_victims:
+            self.victims = Victims(self)
+        return self
+
+    def __exit__(self, kind, *_):
+        if self.victims:
+            self.victims.stop()
+        if kind is None:
+            self.gateway.deserted()
+            self.gateway.stop()
+            # Of a series whose first segments are gone nothing can be verified.
+            code, shown = (0, "") if self.swept else self.gateway.replay("verify")
+            if code != 0:
+                raise Trouble(f"the recording of {self.name} does not verify (exit {code}):\n{shown[-2000:]}")
+        elif self.gateway.process and self.gateway.process.poll() is None:
+            self.gateway.kill()
+
+    def figures(self):
+        status = pathlib.Path(f"/proc/{self.gateway.process.pid}/status").read_text()
+        number = lambda key: int(re.search(rf"^{key}:\s+(\d+)", status, re.MULTILINE)[1])
+        descriptors = len(os.listdir(f"/proc/{self.gateway.process.pid}/fd"))
+        return Figures(number("VmRSS"), descriptors, number("Threads"), self.gateway.sessions_open())
+
+    def metric(self, name):
+        found = re.findall(rf"^lockgate_{name}(?:{{.*?}})? (\d+)$", self.gateway.get("/metrics")[1], re.MULTILINE)
+        return sum(map(int, found))
+
+    def settled(self, before, rss_slack_mib=64):
+        """Waits until sessions and descriptors are what they were; Trouble if they do not get there."""
+        deadline = time.monotonic() + SETTLE_SECONDS_MAX
+        while True:
+            now = self.figures()
+            if now.sessions <= before.sessions and now.descriptors <= before.descriptors + 2:
+                break
+            if time.monotonic() > deadline:
+                raise Trouble(f"{now} {SETTLE_SECONDS_MAX} s after the attack; before it {before}")
+            time.sleep(0.1)
+        grown = (now.rss_kib - before.rss_kib) // 1024
+        if grown > rss_slack_mib:
+            raise Trouble(f"{grown} MiB stay with the gateway after the attack")
+        return now
+
+
+class Attack(threading.Thread):
+    """Runs `step` again and again, with a rest after each, until it is stopped."""
+
+    def __init__(self, step, rest):
+        super().__init__(daemon=True)
+        self.step, self.rest, self.trouble = step, rest, None
+        self.over = threading.Event()
+        self.steps = 0
+
+    def run(self):
+        try:
+            while not self.over.wait(self.rest):
+                self.step()
+                self.steps += 1
+        except (OSError, EOFError):
+            # The gateway has thrown the attacker out, which is its right.
+            return
+        except Exception as trouble:
+            self.trouble = trouble
+
+    def stop(self):
+        self.over.set()
+        self.join(60)
+        if self.trouble:
+            raise self.trouble
+
+
+@dataclasses.dataclass
+class Waits:
+    """p99 of the victims in interleaved pairs: without the attack, with it. In microseconds."""
+
+    pairs: list
+
+    @property
+    def before(self):
+        return statistics.median(quiet for quiet, _ in self.pairs)
+
+    @property
+    def during(self):
+        return statistics.median(attacked for _, attacked in self.pairs)
+
+    @property
+    def ratio(self):
+        return statistics.median(attacked / max(quiet, 1) for quiet, attacked in self.pairs)
+
+    def within(self, factor):
+        """Held in most of the pairs; differences that the machine alone makes do not count."""
+        held = sum(attacked <= quiet * factor or attacked - quiet <= NOISE_US for quiet, attacked in self.pairs)
+        return held * 2 > len(self.pairs)
+
+
+def interleaved(field, attack, pairs, seconds):
+    """Pairs of windows without and with `attack()`, a context manager; the highest figures during it."""
+    waits, worst = [], None
+    for _ in range(pairs):
+        quiet = field.victims.watch(seconds)
+        with attack():
+            field.victims.take()
+            for _ in range(4):
+                time.sleep(seconds / 4)
+                now = field.figures()
+                worst = now if worst is None or now.rss_kib > worst.rss_kib else worst
+            attacked = field.victims.take()
+        for window in (quiet, attacked):
+            if window["errors"] or not window["count"]:
+                raise Trouble(f"victims suffer: {window}")
+        waits.append((quiet["p99_us"], attacked["p99_us"]))
+    return Waits(waits), worst
+
+
+@contextlib.contextmanager
+def database(work, **settings):
+    """A PostgreSQL with what the attacks need."""
+    # A server process for each of many sessions: the kernel's own limits are what matters, not durability.
+    with postgres.Server(work, settings={"max_connections": "600", **settings}) as server:
+        server.sql(f"CREATE DATABASE {DATABASE}")
+        server.sql(SCHEMA, DATABASE)
+        server.catalog_password = server.account(CATALOG)
+        yield server
