@@ -267,9 +267,22 @@ impl fmt::Debug for CancelRequest {
     }
 }
 
-/// What a PostgreSQL client is told that is not let in at all (SQLSTATE 53300, too_many_connections).
-pub fn turned_away(message: &str) -> Vec<u8> {
-    let error = ErrorText { severity: "FATAL", code: "53300", message, detail: "", hint: "" };
+/// Why a client is not let in at all. libpq tries its next host after [`Refusal::Stopping`], and gives up after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no room (SQLSTATE 53300, too_many_connections).
+    Full(&'static str),
+    /// The gateway is about to end (SQLSTATE 57P03, cannot_connect_now).
+    Stopping,
+}
+
+/// What a PostgreSQL client is told that is not let in at all.
+pub fn turned_away(why: Refusal) -> Vec<u8> {
+    let (code, message) = match why {
+        Refusal::Full(message) => ("53300", message),
+        Refusal::Stopping => ("57P03", "Lockgate is shutting down; please connect again"),
+    };
+    let error = ErrorText { severity: "FATAL", code, message, detail: "", hint: "" };
     let mut bytes = Vec::new();
     backend::write_error(&mut bytes, &error);
     bytes

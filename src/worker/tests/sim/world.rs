@@ -138,7 +138,7 @@ impl Shared {
             (_, Outcome::Served) => true,
             // What clients may be told when something has gone wrong, by the gateway or the server.
             (_, Outcome::Refused(code)) => {
-                let codes = ["08001", "28000", "08006", "57P01", "57014", "58030"];
+                let codes = ["08001", "28000", "08006", "53300", "57P01", "57P03", "57014", "58030"];
                 !self.calm && codes.contains(&code.as_str())
             }
             _ => !self.calm,
