@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
+use crate::Seats;
 use lockgate_lane::{Grant, Identity, LoginAnswer, LoginRequest, Standing, Target, Verifier};
 
 /// One published state of the gateway: identities, targets, and the standing of every admitted pair.
@@ -32,6 +33,28 @@ pub struct Admission {
     pub identity: Arc<Identity>,
     /// Against what it proves itself.
     pub verifier: Arc<Verifier>,
+    /// Its sessions; the same in every snapshot.
+    pub seats: Arc<Seats>,
+    /// How many there may be.
+    pub sessions_max: SessionsMax,
+}
+
+/// A limit on sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionsMax {
+    /// So many; `u32::MAX`: no limit.
+    pub max: u32,
+    /// The key of the configuration that says so, for whoever is refused.
+    pub key: &'static str,
+}
+
+/// Who may wait where a limit is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queue {
+    /// How many; 0: nobody.
+    pub max: u32,
+    /// For how long, in nanoseconds.
+    pub ns_max: u64,
 }
 
 /// One target as workers need it.
@@ -39,9 +62,22 @@ pub struct Admission {
 pub struct Destination {
     /// What the lane needs.
     pub target: Arc<Target>,
-    /// Addresses its name resolved to, in order of preference. Control resolves; a worker never does.
-    pub addresses: Vec<SocketAddr>,
-    /// How TLS to it is begun; `None` exactly for `TargetTls::Disable`.
+    /// Where it may be, in the order in which it is tried. Control resolves names; a worker never does.
+    pub places: Arc<[Place]>,
+    /// Its sessions; the same in every snapshot.
+    pub seats: Arc<Seats>,
+    /// How many there may be.
+    pub sessions_max: SessionsMax,
+    /// Who may wait for one to end.
+    pub queue: Queue,
+}
+
+/// One address of a target.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The address.
+    pub address: SocketAddr,
+    /// How TLS to it is begun, with the host's own name; `None` exactly for `TargetTls::Disable`.
     pub tls: Option<DestinationTls>,
 }
 

@@ -46,8 +46,8 @@ pub(crate) fn spawn(
     let targets = setup.targets.iter().enumerate();
     let watched: Vec<Watched> =
         targets.map(|(id, target)| Watched::begin(id, target.clone(), &events)).collect();
-    for target in watched.iter().filter(|target| target.is_literal()) {
-        status.target(target.id, |state| state.addresses = 1);
+    for target in &watched {
+        target.count_literals(&status);
     }
     let random = |_| io::Error::other("the operating system gives no random numbers");
     let users = identity::derive(setup.users).map_err(random)?;
@@ -57,7 +57,7 @@ pub(crate) fn spawn(
         waiting: (0..setup.targets.len()).collect(),
         last_target: setup.targets.len(),
         watched,
-        publisher: Publisher::new(users, setup.policies, setup.targets, decoy_key),
+        publisher: Publisher::new(users, setup.policies, setup.targets, decoy_key, setup.workers.len()),
         workers: setup.workers.into_iter().map(Post::new).collect(),
         status: status.clone(),
         place: Arc::new(place),
@@ -311,18 +311,15 @@ impl Desk {
                     state.catalog_failure = Some(error);
                 });
             }
-            Event::Addresses { target, addresses } => {
-                self.status.target(target, |state| {
-                    state.addresses = addresses.len();
-                    state.address_failure = None;
-                });
-                self.publisher.addresses(target, addresses);
+            Event::Addresses { target, host, addresses } => {
+                self.status.target(target, |state| state.resolved(host, addresses.len()));
+                self.publisher.addresses(target, host, addresses);
             }
-            Event::AddressesFailed { target, error } => self.status.target(target, |state| {
-                if state.address_failure.as_ref() != Some(&error) {
+            Event::AddressesFailed { target, host, error } => self.status.target(target, |state| {
+                if state.address_failures.get(&host) != Some(&error) {
                     warn!(target = %state.name, %error, "the target's addresses stay as they were; trying again");
                 }
-                state.address_failure = Some(error);
+                state.address_failures.insert(host, error);
             }),
             Event::Answer { worker, order } => self.answer(worker, order),
             Event::Recording { worker, failure } => self.recording(worker, failure),

@@ -1,5 +1,6 @@
 //! What control knows of the gateway's state, for the admin port: the desk writes, requests read.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -61,9 +62,18 @@ pub(crate) struct TargetState {
     pub catalog_version: u64,
     /// Why its catalog cannot be read now.
     pub catalog_failure: Option<String>,
-    /// Why its name cannot be resolved now.
-    pub address_failure: Option<String>,
-    pub addresses: usize,
+    /// Why the names of its hosts cannot be resolved now, by host.
+    pub address_failures: BTreeMap<usize, String>,
+    /// Addresses, by host.
+    pub addresses: BTreeMap<usize, usize>,
+}
+
+impl TargetState {
+    /// A host's name was resolved.
+    pub(crate) fn resolved(&mut self, host: usize, addresses: usize) {
+        self.address_failures.remove(&host);
+        self.addresses.insert(host, addresses);
+    }
 }
 
 /// Something to be said about the gateway's state.
@@ -138,8 +148,8 @@ impl TargetState {
             name,
             catalog_version: 0,
             catalog_failure: None,
-            address_failure: None,
-            addresses: 0,
+            address_failures: BTreeMap::new(),
+            addresses: BTreeMap::new(),
         }
     }
 
@@ -221,9 +231,9 @@ impl State {
                 let text = format!("its catalog is as it was, and cannot be checked: {failure}");
                 reasons.push(reason("target", &target.name, &text));
             }
-            if let Some(failure) = &target.address_failure {
-                reasons.push(reason("target", &target.name, failure));
-            }
+            reasons.extend(
+                target.address_failures.values().map(|failure| reason("target", &target.name, failure)),
+            );
         }
         reasons
     }

@@ -28,6 +28,9 @@ pub struct SaltRequest {
     pub salt: Vec<u8>,
     /// How often.
     pub iterations: u32,
+    /// The asker's name for the question: the answer bears it, because an answer to a question that matters no more may
+    /// come late.
+    pub number: u32,
 }
 
 /// What the snapshot says about a claim. A name that does not exist gets a verifier that nothing satisfies, so
@@ -78,8 +81,8 @@ pub struct Identity {
 pub struct Target {
     /// The name that clients use as their database.
     pub name: String,
-    /// `host:port` as configured; for messages, and the name that certificates are checked against.
-    pub address: String,
+    /// Which of its servers will do, where it has several.
+    pub attrs: SessionAttrs,
     /// The database there.
     pub database: String,
     /// The account there.
@@ -88,6 +91,23 @@ pub struct Target {
     pub password: Option<Secret>,
     /// What the connection must be.
     pub tls: TargetTls,
+}
+
+/// `target_session_attrs` of a target, as libpq's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionAttrs {
+    /// Any server.
+    Any,
+    /// Sessions write unless they ask not to.
+    ReadWrite,
+    /// Sessions do not write: a standby, or a server whose sessions only read.
+    ReadOnly,
+    /// No standby.
+    Primary,
+    /// A standby.
+    Standby,
+    /// A standby if there is one, else any server.
+    PreferStandby,
 }
 
 /// `tls` of a target, as libpq's sslmode.

@@ -228,6 +228,7 @@ impl Driver for Ring {
         let stream = TcpStream::from(system::stream_socket(&address)?);
         system::prepare_stream(stream.as_raw_fd())?;
         let fd = stream.as_raw_fd();
+        system::probe_peer(fd)?;
         let id = self.common.conns.insert(stream, Phase::Dialing)?;
         let token = Token::new(Kind::Connect, id.index, id.generation);
         if !self.kernel.connect(fd, address, token) {

@@ -127,7 +127,12 @@ impl Prove {
             Proof::Password => {
                 let password = Secret::new(frontend::password(body)?.to_vec());
                 let (salt, iterations) = (self.verifier.salt.clone(), self.verifier.iterations);
-                turn.out.actions.push(Action::Salt(SaltRequest { password, salt, iterations }));
+                turn.out.actions.push(Action::Salt(SaltRequest {
+                    password,
+                    salt,
+                    iterations,
+                    number: core.dials,
+                }));
                 Ok(Phase::Prove(self))
             }
             Proof::Salting => Ok(Phase::Prove(self)),

@@ -272,11 +272,14 @@ impl Peer for Client {
             wire.wake_in(PATIENCE_NS);
         }
         if matches!(self.state, State::TlsAnswer) && !wire.input().is_empty() {
-            let answer = wire.input().remove(0);
-            if answer != b'N' {
-                self.complain(&format!("the answer to a request for TLS was {answer}"));
+            // Who has no room for a client says so before it has asked for anything.
+            if wire.input().first() != Some(&wire::ERROR) {
+                let answer = wire.input().remove(0);
+                if answer != b'N' {
+                    self.complain(&format!("the answer to a request for TLS was {answer}"));
+                }
+                wire.send(&start_up());
             }
-            wire.send(&start_up());
             self.state = State::First;
         }
         if !wire.input().is_empty() {

@@ -9,11 +9,11 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 
-use lockgate_bridge::snapshot::{Admission, Destination};
-use lockgate_bridge::{Counters, Inbox, LateWake, Notice, Order, Outlet, Snapshot, Wake, mailbox};
+use lockgate_bridge::snapshot::{Admission, Destination, Place, Queue, SessionsMax};
+use lockgate_bridge::{Counters, Inbox, LateWake, Notice, Order, Outlet, Seats, Snapshot, Wake, mailbox};
 use lockgate_lane::{
-    Identity, ListenerAuth, ListenerRules, ListenerTls, SaltedKey, Secret, Standing, Target, TargetTls,
-    Verifier,
+    Identity, ListenerAuth, ListenerRules, ListenerTls, SaltedKey, Secret, SessionAttrs, Standing, Target,
+    TargetTls, Verifier,
 };
 use lockgate_policy_dsl::Source;
 use lockgate_recording::{SEGMENT_BYTES_MIN, SeriesStart, Time, segment_path};
@@ -138,7 +138,7 @@ impl Shared {
             (_, Outcome::Served) => true,
             // What clients may be told when something has gone wrong, by the gateway or the server.
             (_, Outcome::Refused(code)) => {
-                let codes = ["08001", "28000", "08006", "57P01", "57014", "58030"];
+                let codes = ["08001", "28000", "08006", "53300", "57P01", "57P03", "57014", "58030"];
                 !self.calm && codes.contains(&code.as_str())
             }
             _ => !self.calm,
@@ -612,6 +612,10 @@ struct Snapshots {
     target: Arc<Target>,
     target_verifier: Option<Arc<Verifier>>,
     addresses: Vec<SocketAddr>,
+    target_seats: Arc<Seats>,
+    user_seats: Arc<Seats>,
+    sessions_max: u32,
+    queue: Queue,
     /// The worker is told to stop, should it not come to an end.
     last_call: bool,
 }
@@ -628,7 +632,7 @@ impl Snapshots {
             masks: random.chance(400),
             target: Arc::new(Target {
                 name: String::from(TARGET),
-                address: String::from("localhost:5432"),
+                attrs: SessionAttrs::Any,
                 database: String::from("orders"),
                 user: String::from("orders_app"),
                 password: password.then(|| Secret::new(TARGET_PASSWORD.to_vec())),
@@ -636,6 +640,10 @@ impl Snapshots {
             }),
             target_verifier: password.then(|| Arc::new(Verifier::derive(TARGET_PASSWORD, vec![5; 16], 64))),
             addresses,
+            target_seats: Arc::new(Seats::new(1)),
+            user_seats: Arc::new(Seats::new(1)),
+            sessions_max: if random.chance(300) { 2 } else { u32::MAX },
+            queue: Queue { max: 100, ns_max: 5_000_000_000 },
             last_call: false,
         }
     }
@@ -662,9 +670,20 @@ impl Snapshots {
         if admits {
             standings.insert((String::from(USER), String::from(TARGET)), Arc::new(standing));
         }
-        let destination =
-            Destination { target: Arc::clone(&self.target), addresses: self.addresses.clone(), tls: None };
-        let admission = Admission { identity, verifier: Arc::clone(&VERIFIER) };
+        let places = self.addresses.iter().map(|address| Place { address: *address, tls: None }).collect();
+        let destination = Destination {
+            target: Arc::clone(&self.target),
+            places,
+            seats: Arc::clone(&self.target_seats),
+            sessions_max: SessionsMax { max: self.sessions_max, key: "target.sessions_max" },
+            queue: self.queue,
+        };
+        let admission = Admission {
+            identity,
+            verifier: Arc::clone(&VERIFIER),
+            seats: Arc::clone(&self.user_seats),
+            sessions_max: SessionsMax { max: u32::MAX, key: "user.sessions_max" },
+        };
         Arc::new(Snapshot {
             epoch: self.epoch,
             users: HashMap::from([(String::from(USER), admission)]),
