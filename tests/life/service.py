@@ -19,7 +19,7 @@ def signals(place):
         idle, busy = session(lockgate), session(lockgate)
         process = lockgate.process
         asked = in_background(lambda: busy.simple("SELECT pg_sleep(20)"))
-        until("it is busy", lambda: "pg_sleep" in server.sql("SELECT string_agg(query, ' ') FROM pg_stat_activity WHERE state = 'active'"))
+        until("it is busy", lambda: "pg_sleep(20)" in server.sql("SELECT string_agg(query, ' ') FROM pg_stat_activity WHERE state = 'active'"))
         process.send_signal(signal.SIGTERM)
         until("who is idle goes", lambda: gone(idle))
         code, page = lockgate.get("/readyz")
