@@ -190,8 +190,8 @@ pub trait Driver {
     fn bytes_mut(&mut self, lease: &Lease) -> &mut [u8];
     /// Gives a lease back.
     fn release(&mut self, lease: Lease);
-    /// Queues `range` of a lease's bytes (relative to the lease) to go out of the slot itself, without a copy.
-    /// Bytes beyond the lease's end are not there to be sent.
+    /// Queues `range` of a lease's bytes (relative to the lease) to go out of the slot itself, without a copy, as long
+    /// as all queues together keep less than half of the pool. Bytes beyond the lease's end are not there to be sent.
     fn send_slot(&mut self, conn: ConnId, lease: &Lease, range: Range<usize>);
     /// Queues a copy of `bytes`.
     fn send_copy(&mut self, conn: ConnId, bytes: &[u8]);

@@ -158,7 +158,8 @@ def cancels_unknown(field):
 def cancels_known(field):
     """CancelRequests with the right key of a session, whose senders do not wait."""
     owner = Peer(field)
-    request = struct.pack("!II", 8 + len(owner.key), 80877102) + owner.key
+    process_id, secret = owner.key
+    request = struct.pack("!III", 12 + len(secret), 80877102, process_id) + secret
 
     def step():
         for _ in range(20):

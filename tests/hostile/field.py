@@ -31,28 +31,20 @@ SETTLE_SECONDS_MAX = 30
 
 
 class Peer(wire.Session):
-    """A session whose socket is there to be misused, and whose cancel key is kept."""
-
-    key = None
+    """A session whose socket is there to be misused."""
 
     def __init__(self, field, tls=False, rcvbuf=None, source="127.0.0.1"):
         self.socket = knock(field.port, rcvbuf=rcvbuf, source=source)
         if tls:
             self.socket = inside_tls(self.socket)
         self.stream = self.socket.makefile("rb")
-        self.status = None
+        self.status, self.key = None, None
         self.socket.sendall(startup(field.user.name, DATABASE))
         try:
             self._authenticate(field.user.password)
         except BaseException:
             self.close()
             raise
-
-    def _read(self):
-        kind, body = super()._read()
-        if kind == b"K":
-            self.key = body
-        return kind, body
 
     def reset(self):
         reset(self.socket)

@@ -86,7 +86,11 @@ class Session:
     def _rows(self):
         rows, refused = [], None
         while True:
-            kind, body = self.read()
+            try:
+                kind, body = self.read()
+            except EOFError:
+                # The error that ended the session says more than its end.
+                raise refused or EOFError("the connection was closed") from None
             if kind == b"D":
                 rows.append(_cells(body))
             elif kind == b"E":
