@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import selectors
+import signal
 import socket
 import struct
 import time
@@ -205,6 +206,23 @@ def handshakes(field):
         yield attack
 
 
+@contextlib.contextmanager
+def stalls(field):
+    """No attack: the gateway is stopped for 40 ms at a time."""
+    process = field.gateway.process
+
+    def step():
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.04)
+        process.send_signal(signal.SIGCONT)
+
+    try:
+        with running(step, 0.1) as attack:
+            yield attack
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
 # ---- sessions that misbehave ----------------------------------------------------------------------------------------
 
 
@@ -282,8 +300,8 @@ def copy_in(field):
 
 
 @contextlib.contextmanager
-def results_unread(field, count=24):
-    """Results without end for clients whose window is shut."""
+def results_unread(field, count=64):
+    """Results without end for clients whose window is shut: more than a worker has receive slots for."""
     peers = [Peer(field, rcvbuf=4096) for _ in range(count)]
     for number, peer in enumerate(peers):
         sql = (
