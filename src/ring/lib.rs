@@ -199,7 +199,7 @@ pub trait Driver {
     fn finish(&mut self, conn: ConnId);
     /// Ends the connection: with `flush`, what is queued goes out first, then FIN, and what the peer still sends
     /// is thrown away until it ends too (a reset would destroy what it has not read yet), all up to the driver's
-    /// linger limit; without, what is queued is discarded. No further event but [`Event::Closed`] comes.
+    /// limits on lingering; without, what is queued is discarded. No further event but [`Event::Closed`] comes.
     /// Closing again without `flush` cuts a flush short.
     fn close(&mut self, conn: ConnId, flush: bool);
     /// Bytes queued and not yet taken by the kernel.
