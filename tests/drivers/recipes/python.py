@@ -70,7 +70,7 @@ class SqlAlchemy(Recipe):
         server.sql("ALTER DATABASE sqla SET default_text_search_config = 'pg_catalog.english'")
 
     def run(self, place):
-        shutil.copytree(self.source, place.work / "source", ignore=shutil.ignore_patterns("doc"))
+        shutil.copytree(self.source, place.work / "source")
         outcomes = {}
         for over in self.OVER:
             url = f"postgresql+{over}://{place.env['PGUSER']}:{place.env['PGPASSWORD']}@127.0.0.1:{place.env['PGPORT']}/sqla"
