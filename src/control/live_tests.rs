@@ -234,6 +234,7 @@ impl Gateway {
             workers: vec![WorkerLink { outlet, counters: Arc::default() }],
         };
         let (control, first) = crate::start(setup).unwrap();
+        control.announce(None).unwrap();
         Gateway { control, first, orders, notices, admin: address, recordings, host }
     }
 
