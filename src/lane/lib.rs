@@ -15,6 +15,7 @@
 //! * After [`Action::StartTls`] for a side the lane is fed plaintext of the TLS stream, beginning with the next
 //!   byte. Bytes that came behind the request in clear text close the session (CVE-2021-23222): the worker passes
 //!   them to `receive` as part of the same input, never into the TLS engine, and the lane refuses them.
+//! * A client that has said its last has its session ended when all that it said before is done.
 //! * After [`Action::Close`] (both sides) the lane is dead: every call does nothing.
 //! * A call takes no more of what the client sent than a turn's share (calls with the same `now` are one turn). When
 //!   [`Lane::is_unfinished`] says so afterwards, [`Lane::go_on`] is due in a later turn: so a flood of commands holds

@@ -65,6 +65,8 @@ pub struct Lane {
     from_client: Inbound,
     from_server: Inbound,
     share: Share,
+    /// The client has said its last, and what came before it is not all done.
+    client_ended: bool,
 }
 
 /// What every phase may look at.
@@ -138,13 +140,14 @@ impl Lane {
             from_client: Inbound::default(),
             from_server: Inbound::default(),
             share: Share::default(),
+            client_ended: false,
         }
     }
 
     /// See [`crate::Lane::receive`].
     pub fn receive(&mut self, side: Side, input: &mut [u8], now: Time, judge: &mut Judge, out: &mut Outbox) {
         let mut turn = Turn { now, judge, out };
-        self.share.refill_at(now);
+        self.refill(now);
         match side {
             Side::Client => {
                 self.core.bytes_in = self.core.bytes_in.saturating_add(input.len() as u64);
@@ -162,7 +165,7 @@ impl Lane {
     /// See [`crate::Lane::answer`].
     pub fn answer(&mut self, answer: Answer, now: Time, judge: &mut Judge, out: &mut Outbox) {
         let mut turn = Turn { now, judge, out };
-        self.share.refill_at(now);
+        self.refill(now);
         let phase = std::mem::replace(&mut self.phase, Phase::Closed);
         let next = match (phase, answer) {
             (Phase::Claim(claim), Answer::Login(login)) => claim.answered(login, &mut self.core, &mut turn),
@@ -200,7 +203,12 @@ impl Lane {
         if matches!(self.phase, Phase::Closed) {
             return;
         }
-        let trouble = match (side, &mut self.phase) {
+        if side == Side::Client && error.is_empty() && self.holds_work() {
+            // The server, too, does what it has been sent before it sees the end.
+            self.client_ended = true;
+            return;
+        }
+        let trouble = match (side, &self.phase) {
             (Side::Client, _) => Trouble::ClientGone { error: error.to_owned() },
             (Side::Server, Phase::Session(session)) if session.server_said_goodbye() => Trouble::ServerEnded,
             (Side::Server, Phase::Connect(_)) => return self.server_lost(error, out),
@@ -279,9 +287,20 @@ impl Lane {
     /// See [`crate::Lane::is_unfinished`].
     pub fn is_unfinished(&self) -> bool {
         // What waits for the server goes on with its answer.
-        matches!(&self.phase, Phase::Session(session) if !session.is_blocked())
-            && self.share.is_spent()
-            && self.from_client.len() > 0
+        matches!(&self.phase, Phase::Session(session) if !session.is_blocked()) && self.holds_work()
+    }
+
+    /// Something of the client's waits for its turn, or for the server.
+    fn holds_work(&self) -> bool {
+        let waits = |session: &Session| session.is_blocked() || self.share.is_spent();
+        matches!(&self.phase, Phase::Session(session) if waits(session)) && self.from_client.len() > 0
+    }
+
+    /// A new share for a new turn. Who stands in line gets it there, behind those that have just said something.
+    fn refill(&mut self, now: Time) {
+        if !self.is_unfinished() {
+            self.share.refill_at(now);
+        }
     }
 
     /// See [`crate::Lane::go_on`].
@@ -330,6 +349,9 @@ impl Lane {
         self.from_client = inbound;
         if self.from_client.len() > EARLY_BYTES_MAX && !matches!(self.phase, Phase::Session(_)) {
             self.end(&Trouble::TooEarly, turn.now, turn.out);
+        }
+        if self.client_ended && !self.holds_work() {
+            self.end(&Trouble::ClientGone { error: String::new() }, turn.now, turn.out);
         }
     }
 

@@ -157,6 +157,16 @@ impl Ring {
         }
     }
 
+    /// Takes the receive back if one is under way.
+    fn stop_receiving(&mut self, id: ConnId) {
+        if let Some(conn) = self.common.conns.get_mut(id)
+            && conn.own.receiving == Receiving::Armed
+        {
+            conn.own.receiving = Receiving::Cancelling;
+            self.kernel.cancel(conn.token(Kind::Receive, id.index));
+        }
+    }
+
     /// Hands as much of the queue to the kernel as one operation takes.
     fn send(&mut self, id: ConnId) {
         let Common { conns, out, pool, dirty, .. } = &mut self.common;
@@ -248,12 +258,8 @@ impl Driver for Ring {
     }
 
     fn pause(&mut self, conn: ConnId) {
-        if self.common.want(conn, false)
-            && let Some(found) = self.common.conns.get_mut(conn)
-            && found.own.receiving == Receiving::Armed
-        {
-            found.own.receiving = Receiving::Cancelling;
-            self.kernel.cancel(found.token(Kind::Receive, conn.index));
+        if self.common.want(conn, false) {
+            self.stop_receiving(conn);
         }
     }
 

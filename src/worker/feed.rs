@@ -140,11 +140,11 @@ impl<D: Driver> Worker<D> {
         self.ring.close(conn, false);
     }
 
-    /// Nothing more comes from a side: the lane hears of it once.
+    /// Nothing more comes from a side: the lane hears of it once, and of an error even behind the end.
     pub(crate) fn lane_closed(&mut self, key: Key, side: Side, error: &str) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let leg = &mut session.legs[side];
-        if std::mem::replace(&mut leg.ended, true) {
+        if std::mem::replace(&mut leg.ended, true) && error.is_empty() {
             return;
         }
         if let Some(conn) = leg.conn {

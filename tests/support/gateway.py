@@ -70,6 +70,7 @@ class Gateway:
         # The limit of open files that the gateway starts under; None: whatever this process has.
         self.open_files = None
         self.port = None
+        self.port_wanted = None
         self.admin = None
         self.process = None
         self.binary = binary("lockgate")
@@ -94,7 +95,7 @@ class Gateway:
             path = self.folder / "secrets" / secret
             path.write_text(value + "\n")
             path.chmod(0o600)
-        self.port, self.admin = machine.free_port(), machine.free_port()
+        self.port, self.admin = self.port_wanted or machine.free_port(), machine.free_port()
         self.config.write_text(self._toml())
 
     @property

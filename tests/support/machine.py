@@ -75,6 +75,8 @@ PROBES = {
     "bzip2": lambda: shutil.which("bzip2"),
     "flex": lambda: shutil.which("flex"),
     "libclang-dev": _libclang,
+    "nodejs": lambda: shutil.which("node"),
+    "npm": lambda: shutil.which("npm"),
     "openssl": lambda: shutil.which("openssl"),
     "perl": lambda: shutil.which("perl"),
     "pgbouncer": lambda: pgbouncer(),

@@ -29,7 +29,7 @@ STOP_SECONDS_MAX = 30
 class Server:
     """One running server. Use as a context manager, or start() and stop()."""
 
-    def __init__(self, folder, bin=None, superuser="postgres", auth="scram-sha-256", tls=False, settings=None, initdb=()):
+    def __init__(self, folder, bin=None, superuser="postgres", auth="scram-sha-256", tls=False, settings=None, initdb=(), port=None):
         if bin is None:
             machine.need("postgresql")
             bin = machine.postgres_bin()
@@ -44,6 +44,7 @@ class Server:
         self.settings = {**SETTINGS, **(settings or {})}
         self.initdb = list(initdb)
         self.port = None
+        self.port_wanted = port
         self.process = None
         self.authority = None
 
@@ -113,7 +114,7 @@ class Server:
 
     def _launch(self):
         for _ in range(5):
-            self.port = machine.free_port()
+            self.port = self.port_wanted or machine.free_port()
             argv = machine.as_server_user([self.bin / "postgres", "-D", self.data, "-p", self.port])
             with open(self.log, "ab") as log:
                 self.process = subprocess.Popen(

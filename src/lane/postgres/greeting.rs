@@ -33,7 +33,7 @@ impl First {
         turn: &mut Turn<'_>,
     ) -> (Result<Phase, Trouble>, Step) {
         match startup::packet_bytes(bytes) {
-            Err(malformed) => (Err(malformed.into()), Step::Blocked),
+            Err(_) => (Err(Trouble::NotAPacket), Step::Blocked),
             Ok(None) => (Ok(Phase::First(self)), Step::Need(4)),
             Ok(Some(length)) => match bytes.split_at_checked(length) {
                 None => (Ok(Phase::First(self)), Step::Need(length)),

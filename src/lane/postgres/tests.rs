@@ -505,6 +505,8 @@ fn what_is_not_legal_closes_with_a_protocol_error() {
         ("no zero", message(b'Q', b"SELECT 1")),
         ("two strings", message(b'Q', b"SELECT 1\0DROP TABLE x\0")),
         ("endless Describe", vec![b'D', 0x7f, 255, 255, 255]),
+        ("endless CopyDone", vec![b'c', 0x7f, 255, 255, 255]),
+        ("endless CopyFail", vec![b'f', 0x7f, 255, 255, 255]),
     ] {
         let mut rig = standing(&Settings::default());
         rig.client(&bytes);
@@ -889,6 +891,42 @@ fn a_flood_takes_many_turns_and_loses_nothing() {
     }
     assert_eq!(all, 1000);
     assert!(turns > 10, "{turns}");
+}
+
+#[test]
+fn a_client_that_has_left_has_its_last_commands_carried_out() {
+    let mut rig = standing(&Settings::default());
+    let flood: Vec<u8> = (0..200).flat_map(|number| query(&format!("SELECT {number}"))).collect();
+    rig.one_turn(Side::Client, &[&flood[..], b"Q\0\0\0\x20SELECT"].concat());
+    rig.hang_up(Side::Client, "");
+    assert_eq!(rig.closed, None);
+    while rig.lane.is_unfinished() {
+        rig.go_on();
+    }
+    assert_eq!(show(&rig.take_server()).len(), 200);
+    assert!(rig.closed.is_some(), "of what is left, nothing can come of it");
+}
+
+#[test]
+fn a_client_whose_connection_breaks_behind_its_last_word_is_waited_for_no_more() {
+    let mut rig = standing(&Settings::default());
+    rig.one_turn(Side::Client, &query("SELECT 1").repeat(200));
+    rig.hang_up(Side::Client, "");
+    rig.hang_up(Side::Client, "reset");
+    assert!(rig.closed.is_some() && !rig.lane.is_unfinished());
+}
+
+#[test]
+fn who_stands_in_line_gets_its_share_there() {
+    let mut rig = standing(&Settings::default());
+    rig.one_turn(Side::Client, &query("SELECT 1").repeat(200));
+    let first = show(&rig.take_server()).len();
+    rig.wait(1);
+    rig.one_turn(Side::Client, &query("SELECT 2"));
+    rig.one_turn(Side::Server, &idle(b'I'));
+    assert!(rig.take_server().is_empty(), "others come first");
+    rig.go_on();
+    assert!(show(&rig.take_server()).len() >= first);
 }
 
 #[test]

@@ -19,6 +19,9 @@ pub(super) enum Trouble {
     ServerEnded,
     /// A message is not what its own length and counts say.
     ClientMalformed { what: &'static str },
+    /// The first bytes cannot begin a packet. PostgreSQL does not answer such a peer, and drivers that leave before
+    /// they have introduced themselves (Terminate as a first packet) count on that.
+    NotAPacket,
     /// A message that is not legal now.
     ClientIllegal { kind: u8, state: &'static str },
     /// Bytes that came in clear text behind a request for TLS.
@@ -86,6 +89,7 @@ impl Trouble {
             Trouble::ClientGone { error } if error.is_empty() => Fault::None,
             Trouble::ClientGone { .. }
             | Trouble::ClientMalformed { .. }
+            | Trouble::NotAPacket
             | Trouble::ClientIllegal { .. }
             | Trouble::BytesBehindTlsRequest
             | Trouble::TooEarly
@@ -116,6 +120,7 @@ impl Trouble {
                 String::from("the client closed the connection")
             }
             Trouble::ClientGone { error } => format!("the client's connection broke: {error}"),
+            Trouble::NotAPacket => String::from("the first bytes are not a packet of PostgreSQL's protocol"),
             Trouble::ServerEnded => String::from("the target ended the session"),
             Trouble::BadSasl { error } => format!("SASL authentication failed: {error:?}"),
             other => other.told().map_or_else(String::new, |(_, _, message)| message),
@@ -146,7 +151,9 @@ impl Trouble {
     /// The table: severity, SQLSTATE, message; nothing where nobody is left to hear it.
     pub(super) fn told(&self) -> Option<(&'static str, String, String)> {
         let (code, message) = match self {
-            Trouble::Goodbye | Trouble::ClientGone { .. } | Trouble::ServerEnded => return None,
+            Trouble::Goodbye | Trouble::ClientGone { .. } | Trouble::NotAPacket | Trouble::ServerEnded => {
+                return None;
+            }
             Trouble::ServerGone { error } if error.is_empty() => {
                 ("08006", String::from("the target closed the connection unexpectedly"))
             }

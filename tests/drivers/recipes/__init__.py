@@ -32,6 +32,8 @@ class Recipe:
     targets lead to empty databases of other names, and what the suite makes stays unvisited."""
     settings = {}
     roles = []
+    port = None
+    """Where the suite looks for its server, if that is written into it; else any."""
     tls = (False,)
     seconds_max = 1800
     """A suite that hangs is ended then, and what it did not reach counts as not passed."""
@@ -59,8 +61,12 @@ class Place:
     tls: bool
     seconds_max: int
 
-    def call(self, argv, cwd, **env):
+    def wants(self, name):
+        return not self.only or any(text in name for text in self.only)
+
+    def call(self, argv, cwd, seconds_max=None, **env):
         """Runs a suite's program into the log; returns its exit, or None where it had to be ended."""
+        seconds_max = seconds_max or self.seconds_max
         with open(self.log, "ab") as log:
             process = subprocess.Popen(
                 ["nice", "-n", "5", *map(str, argv)],
@@ -72,9 +78,9 @@ class Place:
                 start_new_session=True,
             )
             try:
-                return process.wait(self.seconds_max)
+                return process.wait(seconds_max)
             except subprocess.TimeoutExpired:
-                log.write(f"ended after {self.seconds_max} s without an end of its own\n".encode())
+                log.write(f"ended after {seconds_max} s without an end of its own\n".encode())
                 return None
             finally:
                 if process.poll() is None:
@@ -86,7 +92,7 @@ class Place:
         report = self.work / "junit.xml"
         chosen = [word for text in self.only for word in ("-k", text)]
         argv = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *chosen, *arguments]
-        code = self.call(argv, cwd, **env)
+        code = self.call(argv, cwd, None, **env)
         if not report.exists():
             raise Trouble(f"pytest left no report (exit {code}); its words are in {self.log}")
         outcomes = {}
