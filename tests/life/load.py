@@ -15,7 +15,7 @@ from support.machine import Trouble, say
 # Workers of the processes that take over from each other.
 COUNTS = (3, 1, 4, 2)
 RELOADS_BETWEEN = 4
-STAY, COME = 32, 8
+STAY, COME = 64, 16
 
 
 def pgbench(server, lockgate, seconds, *words):

@@ -74,7 +74,7 @@ class Life(gateway.Gateway):
             self.write()
         self.process = self.launch(env=env)
         self.log = self.process.log
-        until("the gateway is ready", lambda: self.process.poll() is not None or self._ready())
+        until("the gateway is ready", lambda: self.process.poll() is not None or self._ready() and says(self.process, '"serving"'))
         if self.process.poll() is not None:
             raise Trouble(f"lockgate ended with exit {self.process.returncode}:\n{self.log_tail()}")
 
