@@ -675,6 +675,7 @@ impl Snapshots {
         }
         let places = self.addresses.iter().map(|address| Place { address: *address, tls: None }).collect();
         let destination = Destination {
+            known: true,
             target: Arc::clone(&self.target),
             places,
             seats: Arc::clone(&self.target_seats),
