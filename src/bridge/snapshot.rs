@@ -9,7 +9,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
 use crate::Seats;
-use lockgate_lane::{Grant, Identity, LoginAnswer, LoginRequest, Standing, Target, Verifier};
+use lockgate_lane::{Grant, Identity, LoginAnswer, LoginRequest, NotGranted, Standing, Target, Verifier};
 
 /// One published state of the gateway: identities, targets, and the standing of every admitted pair.
 pub struct Snapshot {
@@ -62,6 +62,8 @@ pub struct Queue {
 pub struct Destination {
     /// What the lane needs.
     pub target: Arc<Target>,
+    /// Its catalog has been read, once at least: before that nobody has a standing there.
+    pub known: bool,
     /// Where it may be, in the order in which it is tried. Control resolves names; a worker never does.
     pub places: Arc<[Place]>,
     /// Its sessions; the same in every snapshot.
@@ -108,7 +110,7 @@ impl Snapshot {
         let Some(admission) = self.users.get(&request.user) else {
             return LoginAnswer {
                 verifier: Arc::new(self.decoy(&request.user)),
-                grant: Err(String::from("unknown user")),
+                grant: Err(NotGranted::Denied(String::from("unknown user"))),
             };
         };
         LoginAnswer {
@@ -122,18 +124,23 @@ impl Snapshot {
         self.standings.get(&(grant.identity.name.clone(), grant.target.name.clone())).cloned()
     }
 
-    fn grant(&self, identity: &Arc<Identity>, database: &str) -> Result<Grant, String> {
+    fn grant(&self, identity: &Arc<Identity>, database: &str) -> Result<Grant, NotGranted> {
         let destination = self.targets.get(database).ok_or_else(|| {
-            format!(
+            NotGranted::Denied(format!(
                 "no target is named \"{database}\"; connect with a configured target's name as the database"
-            )
+            ))
         })?;
+        if !destination.known {
+            return Err(NotGranted::Unknown(format!(
+                "target \"{database}\" has not been reached since Lockgate began, and without its catalog nobody is let in; please try again later (the gateway's /readyz says why)"
+            )));
+        }
         let standing =
             self.standings.get(&(identity.name.clone(), database.to_owned())).ok_or_else(|| {
-                format!(
-                    "\"{}\" may not connect to target \"{database}\": no policy lets it, or the target's catalog could not be read yet (the gateway's /readyz tells)",
+                NotGranted::Denied(format!(
+                    "\"{}\" may not connect to target \"{database}\": no policy lets it",
                     identity.name
-                )
+                ))
             })?;
         Ok(Grant {
             identity: Arc::clone(identity),

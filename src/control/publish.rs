@@ -189,6 +189,7 @@ impl Publisher {
                 name.clone(),
                 Destination {
                     target: Arc::clone(&state.setup.target),
+                    known: state.catalog.is_some(),
                     places: places(state),
                     seats: self.book.of(&self.book.targets, name),
                     sessions_max: state.setup.sessions_max,
@@ -320,7 +321,9 @@ mod tests {
 
     use lockgate_bridge::{Queue, SessionsMax};
     use lockgate_facts::postgres::Catalog;
-    use lockgate_lane::{Identity, LoginRequest, Secret, SessionAttrs, Target, TargetTls, Verifier};
+    use lockgate_lane::{
+        Identity, LoginRequest, NotGranted, Secret, SessionAttrs, Target, TargetTls, Verifier,
+    };
 
     use super::*;
     use crate::Account;
@@ -400,7 +403,12 @@ policy ops for user "olga" on target "orders", "ledger" {
 
     fn grant(snapshot: &Snapshot, user: &str, database: &str) -> Result<String, String> {
         let request = LoginRequest { user: user.to_owned(), database: database.to_owned(), tls: false };
-        snapshot.login(&request).grant.map(|grant| format!("{}@{}", grant.identity.name, grant.target.name))
+        let granted = snapshot.login(&request).grant;
+        granted.map(|grant| format!("{}@{}", grant.identity.name, grant.target.name)).map_err(|why| match why
+        {
+            NotGranted::Denied(reason) => reason,
+            NotGranted::Unknown(reason) => format!("not yet: {reason}"),
+        })
     }
 
     #[test]
@@ -408,7 +416,7 @@ policy ops for user "olga" on target "orders", "ledger" {
         let mut publisher = publisher();
         let first = publisher.publish().unwrap().snapshot;
         assert_eq!((first.epoch, pairs(&first)), (1, vec![]));
-        assert!(grant(&first, "olga", "orders").unwrap_err().contains("catalog could not be read yet"));
+        assert!(grant(&first, "olga", "orders").unwrap_err().contains("not yet: target \"orders\""));
         assert!(publisher.publish().is_none(), "nothing has changed");
 
         publisher.catalog(0, read());

@@ -39,8 +39,17 @@ pub struct SaltRequest {
 pub struct LoginAnswer {
     /// Against what the client proves itself.
     pub verifier: Arc<Verifier>,
-    /// What it gets then; or why not, in words for the client (unknown target, no policy…).
-    pub grant: Result<Grant, String>,
+    /// What it gets then; or why not.
+    pub grant: Result<Grant, NotGranted>,
+}
+
+/// Why whoever has proven themselves gets no session, in words for the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotGranted {
+    /// They may not have one: unknown target, no policy.
+    Denied(String),
+    /// Nobody can have one now: nothing is known of the target yet.
+    Unknown(String),
 }
 
 /// What SCRAM-SHA-256 needs of a password (RFC 5802 section 3). Never the password.

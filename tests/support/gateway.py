@@ -46,6 +46,8 @@ class User:
     name: str
     groups: list[str]
     password: str = dataclasses.field(default_factory=lambda: secrets.token_urlsafe(18))
+    # Lines of the configuration beside those above.
+    more: dict = dataclasses.field(default_factory=dict)
 
 
 class Gateway:
@@ -126,6 +128,7 @@ class Gateway:
         for user in self.users:
             groups = ", ".join(f'"{group}"' for group in user.groups)
             lines += ["[[user]]", f'name = "{user.name}"', f"groups = [{groups}]"]
+            lines += [f"{key} = {value}" for key, value in user.more.items()]
             lines += [f'password = {{ file = "secrets/user-{user.name}" }}', ""]
         lines += ["[policy]", 'paths = ["policies/"]', "", "[admin]", f'bind = "127.0.0.1:{self.admin}"']
         return "\n".join(lines) + "\n"

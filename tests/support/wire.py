@@ -103,6 +103,9 @@ class Session:
                 rows.append(_cells(body))
             elif kind == b"E":
                 refused = refused or Refused(fields(body))
+                if refused.fields["S"] in ("FATAL", "PANIC"):
+                    # Nothing follows but the end.
+                    raise refused
             elif kind == b"Z":
                 self.status = body
                 if refused:

@@ -3,7 +3,7 @@
 import json
 import time
 
-from support import gateway, wire
+from support import wire
 from support.gateway import Gateway, User
 from support.machine import Trouble
 
@@ -34,7 +34,7 @@ def pilot():
 
 def door(work, targets, users, options, **more):
     """A gateway on those targets that allows everything."""
-    policy = "\n".join(gateway.ALLOW_EVERYTHING.format(group="pilot", target=target.name).replace("everything", f"on_{n}", 1) for n, target in enumerate(targets))
+    policy = 'policy everything for group "pilot" on target * {\n    allow * on *\n}\n'
     return Gateway(work, targets, users, {"everything": policy}, driver=options.driver, **more)
 
 
@@ -42,13 +42,11 @@ def session(lockgate, user, database=DATABASE, **parameters):
     return wire.Session("127.0.0.1", lockgate.port, user.name, user.password, database, **parameters)
 
 
-def attempt(lockgate, user, database=DATABASE):
-    """A session, or the SQLSTATE of the refusal ("": the connection was closed without a word)."""
+def attempt(lockgate, user, database=DATABASE, **parameters):
+    """(a session, None) or (None, why there is none)."""
     try:
-        return session(lockgate, user, database), None
-    except wire.Refused as refused:
-        return None, refused
-    except (OSError, EOFError) as error:
+        return session(lockgate, user, database, **parameters), None
+    except (wire.Refused, OSError, EOFError) as error:
         return None, error
 
 

@@ -1,5 +1,6 @@
 """The server's side of a connection dies in every state of the conversation."""
 
+import contextlib
 import itertools
 import re
 import select
@@ -9,7 +10,7 @@ import time
 
 from common import DATABASE, TOLD_SECONDS_MAX, Cases, attempt, door, ends, pilot, session, transcript, until
 from proxy import Proxy
-from support import gateway, postgres, wire
+from support import gateway, machine, postgres, wire
 from support.wire import message, text
 
 FLUSH, SYNC = message(b"H"), message(b"S")
@@ -290,66 +291,78 @@ LOST = re.compile("the target closed the connection unexpectedly|the connection 
 
 
 def addresses(work, options, cases):
-    """Servers that refuse, that accept and say nothing, and whose backlog is full; then one that serves."""
+    """Servers that refuse, accept and say nothing, or whose backlog is full: alone, and with one behind that serves."""
     folder = work / "addresses"
     folder.mkdir()
     folder.chmod(0o755)
-    mute = socket.create_server(("127.0.0.1", 0), backlog=64)
+    with contextlib.ExitStack() as stack:
+        mute = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=64))
+        full = stack.enter_context(clogged(stack))
+        ports = {"refusing": machine.free_port(), "mute": mute.getsockname()[1], "full": full.getsockname()[1]}
+        server = stack.enter_context(postgres.Server(folder))
+        server.sql(f"CREATE DATABASE {DATABASE}")
+        user, relays = pilot(), {name: stack.enter_context(Proxy(server.port)) for name in ("refusing", "mute")}
+        # Alone behind a proxy that turns bad when the target is known; with another from the beginning.
+        hosts = {f"{name}_alone": [relay.port] for name, relay in relays.items()}
+        hosts |= {f"{name}_first": [port, server.port] for name, port in ports.items()}
+        hosts |= {"never": [ports["refusing"]]}
+        targets = [at_ports(server, name, of) for name, of in hosts.items()]
+        lockgate = stack.enter_context(door(folder, targets, [user], options, limits={"connect_timeout": '"1s"'}))
+        known = [target.name for target in targets if target.name != "never"]
+        for name in known:
+            until(f"target {name} is known", 30, lambda: is_known(lockgate, user, name))
+        relays["refusing"].shut()
+        relays["mute"].hush()
+        for name in known:
+            reached(lockgate, user, name, cases)
+        never(lockgate, user, cases)
+        lockgate.deserted()
+        ends(lockgate)
+
+
+def clogged(stack):
+    """A listener that accepts nobody and whose backlog is full: who connects hears nothing at all."""
     full = socket.create_server(("127.0.0.1", 0), backlog=0)
-    crowd = [socket.socket() for _ in range(3)]
-    for one in crowd:
+    for _ in range(3):
+        one = stack.enter_context(socket.socket())
         one.setblocking(False)
         one.connect_ex(full.getsockname())
-    ports = {"refusing": closed_port(), "mute": mute.getsockname()[1], "full": full.getsockname()[1]}
-    with postgres.Server(folder) as server:
-        server.sql(f"CREATE DATABASE {DATABASE}")
-        user, targets = pilot(), []
-        for name, port in ports.items():
-            for alone in (True, False):
-                target = gateway.target_of(server, DATABASE, name=f"{name}_{'alone' if alone else 'first'}")
-                hosts = [f"127.0.0.1:{port}"] + ([] if alone else [f"localhost:{server.port}"])
-                target.more = {"address": str(hosts).replace("'", '"')}
-                targets.append(target)
-        # Nobody connects to a target whose catalog is not known, so each was reached once.
-        with Redirect(server.port, ports, targets), door(folder, targets, [user], options, limits={"connect_timeout": '"1s"'}) as lockgate:
-            for target in targets:
-                begun = time.monotonic()
-                opened, refused = attempt(lockgate, user, target.name)
-                seconds = time.monotonic() - begun
-                quick_ = target.name.startswith("refusing")
-                in_time = seconds < 0.5 if quick_ else 0.9 < seconds < 2.5
-                if target.name.endswith("alone"):
-                    good = isinstance(refused, wire.Refused) and refused.fields["C"] == "08001"
-                else:
-                    good = opened is not None and opened.simple("SELECT 1") == [[b"1"]]
-                cases.check(good and in_time, f"{target.name}: {opened} {refused!r} after {seconds:.2f} s")
-                if opened:
-                    opened.close()
-            lockgate.deserted()
-        ends(lockgate)
-    for one in [mute, full, *crowd]:
-        one.close()
+    return full
 
 
-def closed_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+def at_ports(server, name, ports):
+    target = gateway.target_of(server, DATABASE, name=name)
+    target.more = {"address": str([f"127.0.0.1:{port}" for port in ports]).replace("'", '"')}
+    return target
 
 
-class Redirect:
-    """Targets that cannot be reached have no catalog, and then nobody is let in at all: so those alone begin with an
-    address that works and are given the bad one behind it."""
+def is_known(lockgate, user, name):
+    opened, refused = attempt(lockgate, user, name)
+    if opened:
+        opened.close()
+        return True
+    return "has not been reached" not in str(refused)
 
-    def __init__(self, port, ports, targets):
-        self.relays = []
-        for target in targets:
-            if target.name.endswith("alone"):
-                bad = ports[target.name.split("_")[0]]
-                self.relays.append((target, bad))
-        self.port = port
 
-    def __enter__(self):
-        return self
+def reached(lockgate, user, name, cases):
+    begun = time.monotonic()
+    opened, refused = attempt(lockgate, user, name)
+    seconds = time.monotonic() - begun
+    # limits.connect_timeout, for an address that says nothing.
+    in_time = seconds < TOLD_SECONDS_MAX if name.startswith("refusing") else 0.9 < seconds < 1 + TOLD_SECONDS_MAX
+    if name.endswith("alone"):
+        good = isinstance(refused, wire.Refused) and refused.fields["C"] == "08001" and refused.fields["S"] == "FATAL"
+    else:
+        good = opened is not None and opened.simple("SELECT 1") == [[b"1"]]
+    cases.check(good and in_time, f"{name}: {opened} {refused!r} after {seconds:.2f} s")
+    if opened:
+        opened.close()
 
-    def __exit__(self, *_):
-        pass
+
+def never(lockgate, user, cases):
+    """A target that has been down all the time keeps nobody from the others."""
+    opened, refused = attempt(lockgate, user, "never")
+    good = opened is None and isinstance(refused, wire.Refused) and refused.fields["C"] == "08001"
+    cases.check(good, f"never: {opened} {refused!r}")
+    status, page = lockgate.get("/readyz")
+    cases.check(status == 200 and "never" in page, f"/readyz with one target down: {status} {page}")

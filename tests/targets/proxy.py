@@ -20,6 +20,8 @@ class Proxy:
         self.port = self.listener.getsockname()[1]
         self.lock = threading.Lock()
         self.waiting = None
+        self.mute = False
+        self.held = []
         threading.Thread(target=self._accept, daemon=True).start()
 
     def __enter__(self):
@@ -27,6 +29,18 @@ class Proxy:
 
     def __exit__(self, *_):
         self.listener.close()
+        for near in self.held:
+            near.close()
+
+    def shut(self):
+        """From now on connections are refused."""
+        # Or the thread that accepts would keep it open for one more.
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+    def hush(self):
+        """From now on connections are made, and nothing is said on them."""
+        self.mute = True
 
     def arm(self, how="fin", behind=None):
         """The plan for the next connection: it dies when that many bytes of the server's have passed, or when told."""
@@ -41,6 +55,9 @@ class Proxy:
                 near, _ = self.listener.accept()
             except OSError:
                 return
+            if self.mute:
+                self.held.append(near)
+                continue
             with self.lock:
                 plan, self.waiting = self.waiting or Plan("never", None), None
             threading.Thread(target=self._relay, args=(near, plan), daemon=True).start()

@@ -334,6 +334,7 @@ impl Snapshots {
         let places =
             self.addresses.iter().map(|address| Place { address: *address, tls: tls.clone() }).collect();
         let destination = Destination {
+            known: true,
             target,
             places,
             seats: Arc::clone(&self.target_seats),

@@ -234,7 +234,7 @@ impl World {
         let shared = Rc::new(RefCell::new(shared));
         let first_segment = recovery.next_segment;
         let sim = sim(&plan, &mut random, journal_lines);
-        let mut snapshots = Snapshots::draw(&mut random);
+        let mut snapshots = Snapshots::draw(&mut random, plan.is_calm());
         if plan.network {
             shared.borrow_mut().servers_die = u32::try_from(random.below(300)).unwrap();
         }
@@ -419,15 +419,17 @@ impl World {
     fn turns(&mut self) -> Result<(), String> {
         let mut events = Vec::new();
         while !self.worker.is_over() {
-            let before = self.worker.ring.events_told();
+            let before = (self.worker.ring.events_told(), self.worker.ring.counts().queued_bytes);
             if let Err(error) = self.worker.turn(&mut events) {
-                // The last one may have gone without the worker's having anything to do with it.
-                let gone = self.shared.borrow().running == 0 && self.worker.sessions.is_empty();
-                if self.ending || !gone {
+                // The last one may have gone without the worker's having anything to do with it, or its hearing of it.
+                let gone = self.shared.borrow().running == 0;
+                let heard = self.worker.sessions.is_empty() || !self.snapshots.last_call;
+                if self.ending || !gone || !heard {
                     return Err(error.to_string());
                 }
             }
-            let found = self.worker.ring.events_told() > before;
+            // Bytes that leave in small pieces are something, too.
+            let found = (self.worker.ring.events_told(), self.worker.ring.counts().queued_bytes) != before;
             self.turns += 1;
             self.control();
             self.watch(found)?;
@@ -621,7 +623,7 @@ struct Snapshots {
 }
 
 impl Snapshots {
-    fn draw(random: &mut Random) -> Snapshots {
+    fn draw(random: &mut Random, calm: bool) -> Snapshots {
         let password = random.chance(500);
         let mut addresses = vec![SERVER];
         if random.chance(300) {
@@ -643,7 +645,8 @@ impl Snapshots {
             target_seats: Arc::new(Seats::new(1)),
             user_seats: Arc::new(Seats::new(1)),
             sessions_max: if random.chance(300) { 2 } else { u32::MAX },
-            queue: Queue { max: 100, ns_max: 5_000_000_000 },
+            // Where nothing fails, everybody's turn comes.
+            queue: Queue { max: 100, ns_max: if calm { AFTERWARDS_NS } else { 5_000_000_000 } },
             last_call: false,
         }
     }
@@ -672,6 +675,7 @@ impl Snapshots {
         }
         let places = self.addresses.iter().map(|address| Place { address: *address, tls: None }).collect();
         let destination = Destination {
+            known: true,
             target: Arc::clone(&self.target),
             places,
             seats: Arc::clone(&self.target_seats),
