@@ -113,6 +113,13 @@ def stages():
             needs="release",
         ),
         Stage(
+            "targets",
+            "targets that fail, fail over, or are full",
+            [script(HERE / "targets/run")],
+            full=[script(HERE / "targets/run", "--full", "--driver", driver) for driver in ("io_uring", "epoll")],
+            needs="release",
+        ),
+        Stage(
             "hostile",
             "hostile peers, while others go about their work",
             [script(HERE / "hostile/run")],
