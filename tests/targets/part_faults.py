@@ -53,7 +53,7 @@ def run(work, options):
             told += now(lockgate, user, proxy, cases)
             lockgate.deserted()
             probed(lockgate, user, proxy, cases)
-        recorded(lockgate, told, cases)
+        recorded(lockgate, told, cases, options)
     addresses(work, options, cases)
     return cases.result()
 
@@ -282,13 +282,14 @@ def probed(lockgate, user, proxy, cases):
 # ----- what is recorded ----------------------------------------------------------------------------------------------
 
 
-def recorded(lockgate, told, cases):
+def recorded(lockgate, told, cases, options):
     sessions = ends(lockgate)
     lost = [one for one in sessions if LOST.search(one["reason"])]
     cases.check(len(lost) == told, f"{told} sessions lost their server, and {len(lost)} say so in the recording")
     cases.check(all(one["outcome"] != "open" for one in sessions), "sessions without an end in the recording")
     # Those in which a command ran say what became of it.
-    endless = [one["session"] for one in lost if "has no end" in transcript(lockgate, one["session"])]
+    read = lost if options.full else lost[:: max(1, len(lost) // 20)]
+    endless = [one["session"] for one in read if "has no end" in transcript(lockgate, one["session"])]
     cases.check(not endless, f"commands without an end in {endless[:5]}")
 
 
