@@ -22,7 +22,7 @@ NEEDS = {
     "golang-gopkg-yaml.v3": "gopkg.in/yaml.v3",
 }
 PACKAGES = (".", "pgconn", "pgtype", "pgtype/zeronull", "pgxpool", "stdlib", "tracelog", "multitracer")
-SAMPLE = (".",)
+SAMPLE = ("pgxpool",)
 
 
 class Pgx(Recipe):

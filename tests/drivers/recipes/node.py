@@ -16,7 +16,7 @@ NEEDS += ("concat-stream", "stream-spec", "@types/node", "@types/mocha", "@types
 LEFT_OUT = ("pg-native", "pg-bundler-test", "pg-esm-test")
 BUILT = ("pg-protocol", "pg-cloudflare", "pg-query-stream")
 MOCHA = {"pg-pool": ["test"], "pg-cursor": ["test"], "pg-query-stream": ["-r", "ts-node/register/transpile-only", "test/**/*.ts"]}
-SAMPLE = ("client", "gh-issues")
+SAMPLE = ("gh-issues",)
 FILE_SECONDS_MAX = 60
 
 
@@ -44,8 +44,8 @@ class NodePostgres(Recipe):
                 machine.run(argv, what=f"building {package}", cwd=half)
 
     def run(self, place):
-        mode = "no-verify" if place.tls else "disable"
-        place.env |= {"PGDATABASE": "suite", "PGSSLMODE": mode, "PGTESTNOSSL": "" if place.tls else "1"}
+        # Nobody vouches for a test's certificate; to node-postgres `require` means that somebody does.
+        place.env |= {"PGDATABASE": "suite", "NODE_TLS_REJECT_UNAUTHORIZED": "0", "PGTESTNOSSL": "" if place.tls else "1"}
         outcomes = self._files(place)
         for package in MOCHA if not place.sample else ["pg-cursor"]:
             outcomes |= self._mocha(place, package)
