@@ -578,10 +578,11 @@ public class Jdbc {
             in.writeToCopy("1\n".getBytes(StandardCharsets.US_ASCII), 0, 2);
             in.cancelCopy();
             check("0", one(db, "SELECT count(*) FROM jdbc.refused"));
-            CopyOut out = copies.copyOut("COPY (SELECT generate_series(1, 1000000)) TO STDOUT");
+            CopyOut out = copies.copyOut("COPY (SELECT generate_series(1, 200000000)) TO STDOUT");
             out.readFromCopy();
-            // What the driver makes of the cancel differs with how much of the answer is on its way.
-            state(out::cancelCopy);
+            out.cancelCopy();
+            // The driver leaves the cancel's error to what is asked next, or it comes before.
+            state(() -> one(db, "SELECT 1"));
             check("2", one(db, "SELECT 2"));
         }
     }
