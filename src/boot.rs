@@ -19,6 +19,7 @@ use lockgate_worker::{ListenerSetup, RecordingSetup};
 use tracing::{error, info, warn};
 
 use crate::config::Config;
+use crate::driver::DriverChoice;
 use crate::folders::DataDir;
 use crate::host::{self, Host};
 use crate::listeners;
@@ -45,14 +46,14 @@ impl From<String> for Failure {
     }
 }
 
-/// Serves until it is told to end. With `take_over`, in the place of the gateway that serves with the same data folder,
-/// if one does.
-pub fn serve(config: Config, take_over: bool) -> Result<(), Failure> {
+/// Serves until it is told to end, with `driver` in place of the configuration's if it is given. With `take_over`, in
+/// the place of the gateway that serves with the same data folder, if one does.
+pub fn serve(config: Config, driver: Option<DriverChoice>, take_over: bool) -> Result<(), Failure> {
     let started = Instant::now();
     info!(version = env!("CARGO_PKG_VERSION"), config = %config.file.display(), "starting");
     config.warnings.iter().for_each(|warning| warn!("{warning}"));
     let open_files = raise_open_files_limit();
-    let driver = config.driver.settle()?;
+    let driver = driver.unwrap_or(config.driver).settle()?;
     let mut ground = Ground::of(&config, take_over)?;
     let (held, recordings) = recordings(&config, &ground.folder.recordings(), started)?;
     let work = host::work(&config, config.workers, open_files);
@@ -99,6 +100,8 @@ pub fn serve(config: Config, take_over: bool) -> Result<(), Failure> {
     let crew = Crew::start(setups.collect())?;
     let stands = stand(&control, ground.predecessor.take(), then, admin_then, config.workers);
     match &stands {
+        // Told to end before it had begun: whoever serves goes on to.
+        Ok(()) if control.is_ending() => {}
         Ok(()) => info!(workers = config.workers, %driver, "serving"),
         Err(_) => control.stop(),
     }
@@ -156,7 +159,11 @@ fn stand(
     workers: u32,
 ) -> Result<(), Failure> {
     control.workers_judge()?;
+    if control.is_ending() {
+        return Ok(());
+    }
     let pid = predecessor.as_ref().map(|predecessor| predecessor.pid);
+    let mut reload_due = false;
     if let Some(mut predecessor) = predecessor {
         let failed = |error: io::Error| Failure(format!("the other gateway goes on serving: {error}"));
         predecessor.ready().map_err(failed)?;
@@ -167,9 +174,13 @@ fn stand(
             }
         }
         control.open(doors, admin)?;
-        predecessor.serving().map_err(failed)?;
+        reload_due = predecessor.serving().map_err(failed)?;
     }
-    control.announce(pid).map_err(|error| Failure(format!("no successor could ever ask: {error}")))
+    control.announce(pid).map_err(|error| Failure(format!("no successor could ever ask: {error}")))?;
+    if reload_due {
+        control.reload();
+    }
+    Ok(())
 }
 
 /// How many files may be open; it is as high as the hard limit lets it be.

@@ -121,7 +121,7 @@ pub fn run() -> ExitCode {
 
 fn serve(file: &Path, take_over: bool, driver: Option<DriverChoice>) -> ExitCode {
     let config = match Config::load(file) {
-        Ok(config) => Config { driver: driver.unwrap_or(config.driver), ..config },
+        Ok(config) => config,
         Err(findings) => return refuse(file, &findings),
     };
     let logging = match Logging::begin(config.log) {
@@ -131,7 +131,7 @@ fn serve(file: &Path, take_over: bool, driver: Option<DriverChoice>) -> ExitCode
             return ExitCode::FAILURE;
         }
     };
-    let served = boot::serve(config, take_over);
+    let served = boot::serve(config, driver, take_over);
     if let Err(failure) = &served {
         tracing::error!("{failure}");
     }

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use lockgate_bridge::{Queue, SessionsMax};
 use lockgate_control::target_tls::{self, TargetTlsError};
-use lockgate_control::{Account, Policies, TargetSetup, UserSetup, policies};
-use lockgate_lane::{Identity, ListenerAuth, ListenerRules, ListenerTls, Target, TargetTls};
+use lockgate_control::{Account, Policies, TargetHost, TargetSetup, UserSetup, policies};
+use lockgate_lane::{Identity, ListenerAuth, ListenerRules, ListenerTls, SessionAttrs, Target, TargetTls};
 use lockgate_worker::Durability;
 
 use crate::driver::DriverChoice;
@@ -62,7 +63,9 @@ pub struct Limits {
     pub handover_timeout: Duration,
     /// Client connections, over all workers.
     pub sessions_max: u32,
-    /// Of those, not yet authenticated.
+    /// Sessions of one identity, over all workers.
+    pub sessions_per_identity_max: Option<u32>,
+    /// Client connections not yet authenticated.
     pub unauthenticated_max: u32,
     /// Of those, from one address.
     pub unauthenticated_per_address_max: u32,
@@ -144,10 +147,11 @@ fn read(top: &Section<'_>, file: PathBuf) -> Option<Config> {
     let data_dir = top.path("data_dir");
     let (workers, driver) = workers(&top.section("workers"));
     let limits = limits(&top.section("limits"));
+    let identity_max = limits.as_ref().and_then(|limits| limits.sessions_per_identity_max);
     let recording = recording(&top.section("recording"));
     let listeners = gather(&top.sections("listener"), listener);
     let targets = gather(&top.sections("target"), target);
-    let users = gather(&top.sections("user"), user);
+    let users = gather(&top.sections("user"), |section| user(section, identity_max));
     let policies = policy(&top.section("policy"));
     let admin = admin(&top.section("admin"));
     let log = log(&top.section("log"));
@@ -197,6 +201,7 @@ fn limits(section: &Section<'_>) -> Option<Limits> {
     let [sessions_max, unauthenticated_max, unauthenticated_per_address_max, scram_iterations_max] =
         ["sessions_max", "unauthenticated_max", "unauthenticated_per_address_max", "scram_iterations_max"]
             .map(|name| section.integer(name).and_then(|value| u32::try_from(value).ok()));
+    let sessions_per_identity_max = section.integer("sessions_per_identity_max");
     let [statement_bytes_max, bind_bytes_max, row_bytes_max] =
         ["statement_bytes_max", "bind_bytes_max", "row_bytes_max"]
             .map(|name| section.size(name).and_then(|value| u32::try_from(value).ok()));
@@ -213,6 +218,7 @@ fn limits(section: &Section<'_>) -> Option<Limits> {
         drain_timeout: drain_timeout?,
         handover_timeout: handover_timeout?,
         sessions_max: sessions_max?,
+        sessions_per_identity_max: sessions_per_identity_max.and_then(|max| u32::try_from(max).ok()),
         unauthenticated_max: unauthenticated_max?,
         unauthenticated_per_address_max: unauthenticated_per_address_max?,
     })
@@ -281,7 +287,17 @@ fn certificate(section: &Section<'_>, tls: Option<ListenerTls>) -> Option<Arc<ru
 fn target(section: &Section<'_>) -> Option<TargetSetup> {
     section.text("protocol");
     let name = section.text("name");
-    let address = section.host_port("address");
+    let address = section.host_ports("address");
+    let attrs = section.text("target_session_attrs").map(|attrs| match attrs.as_str() {
+        "read-write" => SessionAttrs::ReadWrite,
+        "read-only" => SessionAttrs::ReadOnly,
+        "primary" => SessionAttrs::Primary,
+        "standby" => SessionAttrs::Standby,
+        "prefer-standby" => SessionAttrs::PreferStandby,
+        _ => SessionAttrs::Any,
+    });
+    let sessions_max = sessions_max(section, "sessions_max", "target.sessions_max", None);
+    let queue = queue(section);
     let database = section.text("database");
     let user = section.text("user");
     let password = section.secret("password");
@@ -294,44 +310,62 @@ fn target(section: &Section<'_>) -> Option<TargetSetup> {
     let catalog = section.has("catalog").then(|| account(&section.section("catalog")));
     let catalog_poll = section.duration("catalog_poll");
     let ca = section.path("ca");
-    let (host, port) = address?;
-    let leg = leg(section, tls?, &host, ca.as_deref());
-    let target = Target {
-        name: name?,
-        address: if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") },
-        database: database?,
-        user: user?,
-        password,
-        tls: tls?,
-    };
+    let hosts: Option<Vec<TargetHost>> =
+        address?.into_iter().map(|address| host(section, tls?, address, ca.as_deref())).collect();
+    let target = Target { name: name?, attrs: attrs?, database: database?, user: user?, password, tls: tls? };
     let catalog = match catalog {
         Some(account) => account?,
         None => Account { user: target.user.clone(), password: target.password.clone() },
     };
     Some(TargetSetup {
         target: Arc::new(target),
-        host,
-        port,
-        tls: leg?,
+        hosts: hosts?,
         catalog,
         catalog_poll: catalog_poll?,
+        sessions_max,
+        queue: queue?,
     })
 }
 
-/// How TLS to the target is begun; the outer `None` is a mistake that was noted.
-fn leg(
+/// A limit on sessions, named as whoever is refused hears it; where the key is absent, another limit or none.
+fn sessions_max(
+    section: &Section<'_>,
+    name: &str,
+    key: &'static str,
+    otherwise: Option<(u32, &'static str)>,
+) -> SessionsMax {
+    let own = section.integer(name).and_then(|max| u32::try_from(max).ok()).map(|max| (max, key));
+    let (max, key) = own.or(otherwise).unwrap_or((u32::MAX, key));
+    SessionsMax { max, key }
+}
+
+fn queue(section: &Section<'_>) -> Option<Queue> {
+    let (max, timeout) = (section.integer("queue_max"), section.duration("queue_timeout"));
+    let queue = Queue { max: u32::try_from(max?).ok()?, ns_max: u64::try_from(timeout?.as_nanos()).ok()? };
+    for name in ["queue_max", "queue_timeout"].into_iter().filter(|name| section.has(name)) {
+        if !section.has("sessions_max") {
+            section.warning(name, "is of no use without sessions_max; write sessions_max = 80, or remove it");
+        } else if name == "queue_timeout" && queue.max == 0 {
+            section.warning(name, "is of no use where nobody waits; write queue_max = 500, or remove it");
+        }
+    }
+    Some(queue)
+}
+
+/// One of a target's hosts, and how TLS to it is begun; `None` is a mistake that was noted.
+fn host(
     section: &Section<'_>,
     tls: TargetTls,
-    host: &str,
+    (name, port): (String, u16),
     ca: Option<&Path>,
-) -> Option<Option<lockgate_bridge::DestinationTls>> {
+) -> Option<TargetHost> {
     if section.has("ca") && matches!(tls, TargetTls::Disable | TargetTls::Require) {
         section
             .mistake("ca", "is of no use with this tls, which verifies nothing; write tls = \"verify-full\"");
         return None;
     }
-    match target_tls::client(tls, host, ca) {
-        Ok(leg) => Some(leg),
+    match target_tls::client(tls, &name, ca) {
+        Ok(tls) => Some(TargetHost { name, port, tls }),
         Err(TargetTlsError { of_ca, text }) => {
             section.mistake(if of_ca { "ca" } else { "address" }, text);
             None
@@ -345,13 +379,19 @@ fn account(section: &Section<'_>) -> Option<Account> {
     Some(Account { user: user?, password })
 }
 
-fn user(section: &Section<'_>) -> Option<UserSetup> {
+fn user(section: &Section<'_>, identity_max: Option<u32>) -> Option<UserSetup> {
     let name = section.text("name");
     let mut groups = section.texts("groups");
     let password = section.secret("password");
+    let otherwise = identity_max.map(|max| (max, "limits.sessions_per_identity_max"));
+    let sessions_max = sessions_max(section, "sessions_max", "user.sessions_max", otherwise);
     groups.sort();
     groups.dedup();
-    Some(UserSetup { identity: Arc::new(Identity { name: name?, groups }), password: password? })
+    Some(UserSetup {
+        identity: Arc::new(Identity { name: name?, groups }),
+        password: password?,
+        sessions_max,
+    })
 }
 
 fn policy(section: &Section<'_>) -> Option<Policies> {

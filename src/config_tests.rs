@@ -105,10 +105,11 @@ fn a_good_configuration_means_what_it_says() {
     assert_eq!(config.listeners[0].rules.tls, ListenerTls::Optional);
     assert_eq!(config.listeners[0].rules.auth, ListenerAuth::Scram);
     let target = &config.targets[0];
-    assert_eq!((target.host.as_str(), target.port), ("127.0.0.1", 5432));
+    let host = &target.hosts[0];
+    assert_eq!((host.name.as_str(), host.port, target.hosts.len()), ("127.0.0.1", 5432, 1));
     assert_eq!(target.target.password.as_ref().unwrap().expose(), b"hunter2-orders");
     assert_eq!(target.catalog.user, "orders_app");
-    assert!(target.tls.is_none());
+    assert!(host.tls.is_none());
     assert_eq!(config.users[0].identity.groups, ["ai-agents"]);
     assert_eq!(config.limits.lane.login_ns_max, 15_000_000_000);
     assert_eq!(config.limits.lane.statement_bytes_max, 16 << 20);
@@ -217,6 +218,13 @@ fn each_mistake_is_found_at_its_key() {
         ("name = \"orders\"", "name = \"\"", &[("target[0].name", "empty")]),
         ("name = \"orders\"", "", &[("target[0].name", "write name = \"orders\"")]),
         ("127.0.0.1:5432", "127.0.0.1", &[("target[0].address", "names no port")]),
+        ("\"127.0.0.1:5432\"", "[]", &[("target[0].address", "has 0 hosts")]),
+        ("\"127.0.0.1:5432\"", "[\"a:1\", \"b\"]", &[("target[0].address[1]", "names no port")]),
+        (
+            "tls = \"disable\"",
+            "tls = \"disable\"\ntarget_session_attrs = \"standbye\"",
+            &[("target[0].target_session_attrs", "\"standby\"?")],
+        ),
         ("tls = \"disable\"", "tls = \"prefer\"", &[("target[0].tls", "\"verify-full\"")]),
         (
             "tls = \"disable\"",
@@ -434,4 +442,40 @@ fn defaults_and_examples_are_right() {
             assert!(complaint.is_none() || about_files, "{} = {value}: {complaint:?}", key.name);
         }
     }
+}
+
+#[test]
+fn a_queue_that_nobody_can_join_is_told() {
+    let folder = folder();
+    for (keys, expected) in [
+        ("queue_max = 5", &["target[0].queue_max"][..]),
+        ("queue_max = 5\nqueue_timeout = \"5s\"", &["target[0].queue_max", "target[0].queue_timeout"]),
+        ("sessions_max = 9\nqueue_timeout = \"5s\"", &["target[0].queue_timeout"]),
+        ("sessions_max = 9\nqueue_max = 5\nqueue_timeout = \"5s\"", &[]),
+    ] {
+        let text = GOOD.replace("tls = \"disable\"", &format!("tls = \"disable\"\n{keys}"));
+        let config = Config::parse(folder.path().join("lockgate.toml"), &text).unwrap();
+        let told: Vec<_> = config.warnings.iter().map(|warning| warning.path.as_str()).collect();
+        assert_eq!(told, expected, "{keys}");
+    }
+}
+
+#[test]
+fn hosts_and_limits_are_as_written() {
+    let folder = folder();
+    let text = GOOD
+        .replace("\"127.0.0.1:5432\"", "[\"db1:5432\", \"[fd00::7]:5433\"]\nsessions_max = 20\nqueue_max = 5")
+        .replace("tls = \"disable\"", "tls = \"disable\"\ntarget_session_attrs = \"prefer-standby\"")
+        .replace("[workers]", "[limits]\nsessions_per_identity_max = 7\n[workers]");
+    let more = "[[user]]\nname = \"olga\"\nsessions_max = 3\npassword = { file = \"secrets/agent-7\" }\n";
+    let config = Config::parse(folder.path().join("lockgate.toml"), &format!("{text}{more}")).unwrap();
+    let target = &config.targets[0];
+    let hosts: Vec<_> = target.hosts.iter().map(|host| (host.name.as_str(), host.port)).collect();
+    assert_eq!(hosts, [("db1", 5432), ("fd00::7", 5433)]);
+    assert_eq!(target.target.attrs, SessionAttrs::PreferStandby);
+    assert_eq!(target.sessions_max, SessionsMax { max: 20, key: "target.sessions_max" });
+    assert_eq!(target.queue, Queue { max: 5, ns_max: 30_000_000_000 });
+    let users: Vec<_> = config.users.iter().map(|user| user.sessions_max).collect();
+    let general = SessionsMax { max: 7, key: "limits.sessions_per_identity_max" };
+    assert_eq!(users, [general, SessionsMax { max: 3, key: "user.sessions_max" }]);
 }

@@ -20,8 +20,8 @@ pub enum Kind {
     Path,
     /// IP address and port.
     Socket,
-    /// Host (name or IP address) and port.
-    HostPort,
+    /// Host (name or IP address) and port, or a list of them.
+    HostPorts,
     /// A list of texts.
     Texts,
     /// A list of paths.
@@ -78,7 +78,7 @@ const fn key(
 
 use Absent::{Default, Means, Mistake};
 use Kind::{
-    Choice, Duration, HostPort, Integer, Name, Path, Paths, Secret, Size, Socket, Table, Tables, Texts,
+    Choice, Duration, HostPorts, Integer, Name, Path, Paths, Secret, Size, Socket, Table, Tables, Texts,
 };
 
 /// All of them, in the order of the reference.
@@ -104,7 +104,7 @@ pub const KEYS: &[Key] = &[
     key("limits", "login_timeout", Duration(1, 600), Default("15s"), "\"15s\"",
         "A client that is not authenticated by then is closed."),
     key("limits", "connect_timeout", Duration(1, 600), Default("10s"), "\"10s\"",
-        "Time to connect to one address of a target, TLS included."),
+        "Time that one address of a target gets until the session stands: connecting, TLS, authentication."),
     key("limits", "drain_timeout", Duration(0, 86_400), Default("30s"), "\"30s\"",
         "After SIGTERM no client is accepted and sessions end when they are idle; what is left after this time is cut."),
     key("limits", "handover_timeout", Duration(0, 604_800), Default("1h"), "\"1h\"",
@@ -115,6 +115,8 @@ pub const KEYS: &[Key] = &[
         "Of those, not yet authenticated. Each worker enforces its share."),
     key("limits", "unauthenticated_per_address_max", Integer(1, 1_000_000), Default("128"), "128",
         "Of those, from one address. Each worker enforces its share."),
+    key("limits", "sessions_per_identity_max", Integer(1, 1_000_000), Means("no limit"), "100",
+        "Sessions of one identity at once, over all workers and targets; one more is refused with SQLSTATE 53300."),
     key("limits", "statement_bytes_max", Size(1024, GIB), Default("16MiB"), "\"16MiB\"",
         "Longest Query, Parse and FunctionCall message; a longer one is refused with SQLSTATE 54000."),
     key("limits", "bind_bytes_max", Size(1024, GIB), Default("64MiB"), "\"64MiB\"",
@@ -146,8 +148,10 @@ pub const KEYS: &[Key] = &[
         "What clients name as their database, and policies as their target."),
     key("target", "protocol", Choice(&["postgres"]), Mistake, "\"postgres\"",
         "What the target speaks."),
-    key("target", "address", HostPort, Mistake, "\"127.0.0.1:5432\"",
-        "Host and port. A host name is resolved again every 30 s."),
+    key("target", "address", HostPorts, Mistake, "[\"db1:5432\", \"db2:5432\"]",
+        "Host and port, or a list of them: every address of every host is tried in this order. The next one has its turn when one refuses, is too slow, breaks, starts up or shuts down, or is not what `target_session_attrs` asks for; not after another error of the server's. A host name is resolved again every 30 s."),
+    key("target", "target_session_attrs", Choice(&["any", "read-write", "read-only", "primary", "standby", "prefer-standby"]), Default("any"), "\"read-write\"",
+        "As libpq's: which of the servers takes sessions. All but `any` need PostgreSQL 14 or newer."),
     key("target", "database", Name, Mistake, "\"orders\"",
         "The database on the target."),
     key("target", "user", Name, Mistake, "\"orders_app\"",
@@ -158,6 +162,12 @@ pub const KEYS: &[Key] = &[
         "As libpq's sslmode: no TLS; TLS with whoever answers; with a certificate of a trusted authority; and for this very host. Never downgraded."),
     key("target", "ca", Path, Means("the system's authorities"), "\"tls/ca.pem\"",
         "PEM file: the authorities (or the very certificate) to trust with `verify-ca` and `verify-full`."),
+    key("target", "sessions_max", Integer(1, 1_000_000), Means("no limit of its own"), "80",
+        "Sessions on the target at once, over all workers; a server's connection counts until it is closed. Keep it below the server's `max_connections`, whose own refusals (SQLSTATE 53300) clients get as they are."),
+    key("target", "queue_max", Integer(0, 1_000_000), Default("0"), "500",
+        "Clients that may wait, already authenticated, when `sessions_max` is reached: first come, first served. Who finds no room is refused with SQLSTATE 53300; with 0 nobody waits."),
+    key("target", "queue_timeout", Duration(1, 3600), Default("30s"), "\"30s\"",
+        "How long a client waits before it is refused with SQLSTATE 53300."),
     key("target", "catalog", Table, Means("the target's own role"), "",
         "The role that reads the target's catalog, which names in policies and masks are resolved with. It needs no rights on tables."),
     key("target", "catalog_poll", Duration(1, 86_400), Default("1s"), "\"1s\"",
@@ -174,6 +184,8 @@ pub const KEYS: &[Key] = &[
         "The groups that policies speak of."),
     key("user", "password", Secret, Mistake, "{ file = \"secrets/agent-7\" }",
         "What the client proves to know."),
+    key("user", "sessions_max", Integer(1, 1_000_000), Means("limits.sessions_per_identity_max"), "20",
+        "Sessions of this identity at once, over all workers and targets; one more is refused with SQLSTATE 53300."),
 
     key("policy", "paths", Paths, Mistake, "[\"policies/\"]",
         "Policy files, or folders whose `*.policy` files are read. All together are the policy; order means nothing."),
@@ -281,7 +293,7 @@ pub fn value_words(kind: Kind) -> String {
         Size(min, max) => format!("a size from {} to {}", bytes(min), bytes(max)),
         Path => String::from("a path"),
         Socket => String::from("an IP address and port"),
-        HostPort => String::from("a host and port"),
+        HostPorts => String::from("a host and port, or a list of them"),
         Texts => String::from("a list of texts"),
         Paths => String::from("a list of paths"),
         Secret => String::from("a secret"),

@@ -84,17 +84,20 @@ impl Outline {
 }
 
 fn of_target(setup: &TargetSetup, state: &RandomState) -> u64 {
-    let TargetSetup { target, host, port, tls, catalog: Account { user, password }, catalog_poll } = setup;
+    let TargetSetup { target, hosts, catalog: Account { user, password }, catalog_poll, sessions_max, queue } =
+        setup;
     let secret = |secret: &Option<lockgate_lane::Secret>| {
         secret.as_ref().map(|secret| state.hash_one(secret.expose()))
     };
     let secrets = (secret(&target.password), secret(password));
-    let names = (&target.address, &target.database, &target.user, target.tls, host, port, user, catalog_poll);
-    state.hash_one(format!("{names:?} {} {secrets:?}", tls.is_some()))
+    let hosts: Vec<_> = hosts.iter().map(|host| (&host.name, host.port, host.tls.is_some())).collect();
+    let names = (hosts, target.attrs, &target.database, &target.user, target.tls, user, catalog_poll);
+    state.hash_one(format!("{names:?} {sessions_max:?} {queue:?} {secrets:?}"))
 }
 
 fn of_user(user: &UserSetup, state: &RandomState) -> u64 {
-    state.hash_one(format!("{:?} {}", user.identity, state.hash_one(user.password.expose())))
+    let password = state.hash_one(user.password.expose());
+    state.hash_one(format!("{:?} {:?} {password}", user.identity, user.sessions_max))
 }
 
 #[cfg(test)]

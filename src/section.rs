@@ -12,6 +12,9 @@ use toml::de::{DeTable, DeValue};
 use crate::keys::{self, Absent, Key, Kind};
 use crate::{secrets, values};
 
+/// Most hosts of one target: each has its turn before a client hears that none will do.
+const HOSTS_MAX: usize = 16;
+
 /// Something that is not as it must be, or (as a warning) probably not as it was meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
@@ -179,9 +182,22 @@ impl<'a> Section<'a> {
         self.scalar(name, |_, text| values::socket(text))
     }
 
-    /// A host and port to connect to.
-    pub fn host_port(&self, name: &str) -> Option<(String, u16)> {
-        self.scalar(name, |_, text| values::host_port(text))
+    /// Hosts and ports to connect to: one, or a list of them.
+    pub fn host_ports(&self, name: &str) -> Option<Vec<(String, u16)>> {
+        if !self.is_list(name) {
+            return self.scalar(name, |_, text| values::host_port(text)).map(|one| vec![one]);
+        }
+        let texts = self.texts(name);
+        let good = |(index, text): (usize, &String)| {
+            let path = format!("{name}[{index}]");
+            values::host_port(text).map_err(|text| self.mistake(&path, text)).ok()
+        };
+        let hosts: Vec<_> = texts.iter().enumerate().filter_map(good).collect();
+        if texts.is_empty() || texts.len() > HOSTS_MAX {
+            self.mistake(name, format!("has {} hosts; name 1 to {HOSTS_MAX}", texts.len()));
+            return None;
+        }
+        (hosts.len() == texts.len()).then_some(hosts)
     }
 
     /// A list of texts, each with its place in the list.

@@ -107,8 +107,9 @@ def stages():
         Stage(
             "life",
             "reload, hand-over, drain, health",
-            [script(HERE / "life/run", "--seconds", 20)],
-            full=[script(HERE / "life/run", "--seconds", 300)],
+            [script(HERE / "life/run", "--seconds", 10)]
+            + [script(HERE / "life/run", "--seconds", 10, "--driver", "epoll", "load-tls", "generations", "cancel")],
+            full=[script(HERE / "life/run", "--seconds", 300, "--driver", driver) for driver in ("io_uring", "epoll")],
             needs="release",
         ),
         Stage(

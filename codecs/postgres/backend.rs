@@ -273,6 +273,13 @@ pub fn write_backend_key_data(out: &mut Vec<u8>, process_id: u32, key: &[u8]) {
     });
 }
 
+/// Writes a ReadyForQuery.
+pub fn write_ready_for_query(out: &mut Vec<u8>, status: u8) {
+    write::message(out, READY_FOR_QUERY, |body| {
+        body.u8(status);
+    });
+}
+
 /// Writes a NegotiateProtocolVersion: the newest minor version spoken, and the options not known.
 pub fn write_negotiate(out: &mut Vec<u8>, newest_minor: u16, options: &[&[u8]]) {
     let count = i32::try_from(options.len()).unwrap_or(i32::MAX);

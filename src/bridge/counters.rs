@@ -43,6 +43,8 @@ counters! {
     sessions_opened "counter" "Sessions authenticated and connected to their target.",
     sessions_open "gauge" "Sessions now.",
     sessions_failed "counter" "Connections that ended before a session stood.",
+    sessions_waiting "gauge" "Sessions that wait because their target has as many as it may.",
+    sessions_over_limit "counter" "Sessions refused because their target or identity has as many as it may.",
     commands "counter" "Commands judged.",
     commands_denied "counter" "Commands that policy denied.",
     cells_masked "counter" "Cells masked.",

@@ -5,6 +5,7 @@
 
 pub mod counters;
 pub mod mailbox;
+pub mod seats;
 pub mod settings;
 pub mod snapshot;
 
@@ -15,8 +16,9 @@ use lockgate_lane::{CancelRequest, SaltRequest, SaltedKey};
 
 pub use counters::Counters;
 pub use mailbox::{Inbox, LateWake, Outlet, Wake, mailbox};
+pub use seats::Seats;
 pub use settings::{Durability, Limits, ListenerSettings, Settings};
-pub use snapshot::{Admission, Destination, DestinationTls, Snapshot};
+pub use snapshot::{Admission, Destination, DestinationTls, Place, Queue, SessionsMax, Snapshot};
 
 /// What a worker is told, by control or by another worker.
 #[derive(Debug)]
@@ -61,6 +63,8 @@ pub enum Order {
         /// The salted password.
         key: SaltedKey,
     },
+    /// A seat has become free that somebody on this worker has waited for longest.
+    SeatFree,
     /// Another process of this gateway has sessions too, or none has any more: whether a cancel key that nobody here
     /// knows may be somebody's.
     Siblings {

@@ -40,7 +40,7 @@ pub struct Limits {
     pub unauthenticated_max: u32,
     /// Most of those from one address (one /64 with IPv6).
     pub unauthenticated_per_address_max: u32,
-    /// How long connecting to one address of a target may take, TLS included, in nanoseconds.
+    /// How long one address of a target may take until the session stands, in nanoseconds.
     pub connect_ns_max: u64,
     /// How long a cancel request may take to be delivered, in nanoseconds.
     pub cancel_ns_max: u64,

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
-use lockgate_lane::{Grant, Identity, LoginAnswer, LoginRequest, Standing, Target, Verifier};
+use crate::Seats;
+use lockgate_lane::{Grant, Identity, LoginAnswer, LoginRequest, NotGranted, Standing, Target, Verifier};
 
 /// One published state of the gateway: identities, targets, and the standing of every admitted pair.
 pub struct Snapshot {
@@ -32,6 +33,28 @@ pub struct Admission {
     pub identity: Arc<Identity>,
     /// Against what it proves itself.
     pub verifier: Arc<Verifier>,
+    /// Its sessions; the same in every snapshot.
+    pub seats: Arc<Seats>,
+    /// How many there may be.
+    pub sessions_max: SessionsMax,
+}
+
+/// A limit on sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionsMax {
+    /// So many; `u32::MAX`: no limit.
+    pub max: u32,
+    /// The key of the configuration that says so, for whoever is refused.
+    pub key: &'static str,
+}
+
+/// Who may wait where a limit is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queue {
+    /// How many; 0: nobody.
+    pub max: u32,
+    /// For how long, in nanoseconds.
+    pub ns_max: u64,
 }
 
 /// One target as workers need it.
@@ -39,9 +62,24 @@ pub struct Admission {
 pub struct Destination {
     /// What the lane needs.
     pub target: Arc<Target>,
-    /// Addresses its name resolved to, in order of preference. Control resolves; a worker never does.
-    pub addresses: Vec<SocketAddr>,
-    /// How TLS to it is begun; `None` exactly for `TargetTls::Disable`.
+    /// Its catalog has been read, once at least: before that nobody has a standing there.
+    pub known: bool,
+    /// Where it may be, in the order in which it is tried. Control resolves names; a worker never does.
+    pub places: Arc<[Place]>,
+    /// Its sessions; the same in every snapshot.
+    pub seats: Arc<Seats>,
+    /// How many there may be.
+    pub sessions_max: SessionsMax,
+    /// Who may wait for one to end.
+    pub queue: Queue,
+}
+
+/// One address of a target.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The address.
+    pub address: SocketAddr,
+    /// How TLS to it is begun, with the host's own name; `None` exactly for `TargetTls::Disable`.
     pub tls: Option<DestinationTls>,
 }
 
@@ -72,7 +110,7 @@ impl Snapshot {
         let Some(admission) = self.users.get(&request.user) else {
             return LoginAnswer {
                 verifier: Arc::new(self.decoy(&request.user)),
-                grant: Err(String::from("unknown user")),
+                grant: Err(NotGranted::Denied(String::from("unknown user"))),
             };
         };
         LoginAnswer {
@@ -86,18 +124,23 @@ impl Snapshot {
         self.standings.get(&(grant.identity.name.clone(), grant.target.name.clone())).cloned()
     }
 
-    fn grant(&self, identity: &Arc<Identity>, database: &str) -> Result<Grant, String> {
+    fn grant(&self, identity: &Arc<Identity>, database: &str) -> Result<Grant, NotGranted> {
         let destination = self.targets.get(database).ok_or_else(|| {
-            format!(
+            NotGranted::Denied(format!(
                 "no target is named \"{database}\"; connect with a configured target's name as the database"
-            )
+            ))
         })?;
+        if !destination.known {
+            return Err(NotGranted::Unknown(format!(
+                "target \"{database}\" has not been reached since Lockgate began, and without its catalog nobody is let in; please try again later (the gateway's /readyz says why)"
+            )));
+        }
         let standing =
             self.standings.get(&(identity.name.clone(), database.to_owned())).ok_or_else(|| {
-                format!(
-                    "\"{}\" may not connect to target \"{database}\": no policy lets it, or the target's catalog could not be read yet (the gateway's /readyz tells)",
+                NotGranted::Denied(format!(
+                    "\"{}\" may not connect to target \"{database}\": no policy lets it",
                     identity.name
-                )
+                ))
             })?;
         Ok(Grant {
             identity: Arc::clone(identity),

@@ -5,21 +5,19 @@ use std::time::Duration;
 
 use lockgate_facts::postgres::Catalog;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
-use tokio_postgres::config::SslMode;
-use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, Socket};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio::time::timeout;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::{Event, TargetSetup, text};
+use crate::{Event, TargetSetup, attach, text};
 
-/// Time that connecting, or one reading of the catalog, gets.
+/// Time that one reading of the catalog gets.
 const EXCHANGE_MAX: Duration = Duration::from_secs(30);
+/// Time that a look at the fingerprint gets.
+const LOOK_MAX: Duration = Duration::from_secs(10);
 /// First pause after a failure; it doubles.
-const PAUSE_MIN: Duration = Duration::from_millis(500);
-/// Longest pause after a failure.
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Longest pause after a failure: how late it may be found that the target is back.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Most bytes of one catalog's rows: some hundred thousand relations.
 const CATALOG_BYTES_MAX: usize = 512 << 20;
 
@@ -113,12 +111,15 @@ struct Watch {
 impl Watch {
     /// One connection, for as long as it lasts.
     async fn connection(&mut self) -> Result<(), Stop> {
-        let connection = in_time("connecting", connect(&self.setup)).await?;
-        let client = &connection.client;
-        in_time("setting up", prepare(client, &self.setup.target.user)).await?;
+        let mut connection =
+            attach::connect(&self.setup).await.map_err(|error| format!("connecting failed: {error}"))?;
+        in_time("setting up", LOOK_MAX, prepare(&connection.client, &self.setup.target.user)).await?;
         let mut looked = None;
         loop {
-            let now = in_time("looking for transactions", moment(client)).await?;
+            let client = &connection.client;
+            let suits = attach::still_suits(client, self.setup.target.attrs);
+            in_time("looking at the server", LOOK_MAX, suits).await?;
+            let now = in_time("looking for transactions", LOOK_MAX, moment(client)).await?;
             let same = now.is_some() && now == looked;
             let (event, seen) = if same { self.same() } else { self.look(client).await? };
             self.events.send(event).await.map_err(|_| Stop::Done)?;
@@ -128,7 +129,10 @@ impl Watch {
                 self.version += 1;
                 self.fingerprint = Some(seen);
             }
-            sleep(self.setup.catalog_poll).await;
+            // A connection that is lost meanwhile is missed at once, not at the next look.
+            if timeout(self.setup.catalog_poll, connection.lost()).await.is_ok() {
+                return Err(Stop::Failed(String::from("the connection was lost")));
+            }
         }
     }
 
@@ -138,79 +142,25 @@ impl Watch {
 
     /// Reads the catalog if it is another than the one that was read last; then with its fingerprint.
     async fn look(&self, client: &Client) -> Result<(Event, Option<String>), Stop> {
-        let now = in_time("looking for changes", fingerprint(client)).await?;
+        let now = in_time("looking for changes", EXCHANGE_MAX, fingerprint(client)).await?;
         if self.fingerprint.as_ref() == Some(&now) {
             return Ok(self.same());
         }
-        let (fingerprint, read) = in_time("reading the catalog", read(client, self.version + 1)).await?;
+        let (fingerprint, read) =
+            in_time("reading the catalog", EXCHANGE_MAX, read(client, self.version + 1)).await?;
         Ok((Event::Catalog { target: self.target, read }, Some(fingerprint)))
     }
 }
 
-async fn in_time<T>(doing: &str, what: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    match timeout(EXCHANGE_MAX, what).await {
+async fn in_time<T>(
+    doing: &str,
+    max: Duration,
+    what: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    match timeout(max, what).await {
         Ok(result) => result.map_err(|error| format!("{doing} failed: {error}")),
-        Err(_) => Err(format!("{doing} took longer than {} s", EXCHANGE_MAX.as_secs())),
+        Err(_) => Err(format!("{doing} took longer than {} s", max.as_secs())),
     }
-}
-
-/// A connection and the task that drives it, which ends with it.
-struct Connection {
-    client: Client,
-    driver: JoinHandle<()>,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
-}
-
-async fn connect(setup: &TargetSetup) -> Result<Connection, String> {
-    let mut config = Config::new();
-    config
-        .host(&setup.host)
-        .port(setup.port)
-        .dbname(&setup.target.database)
-        .user(&setup.catalog.user)
-        .application_name("lockgate catalog")
-        .connect_timeout(EXCHANGE_MAX);
-    if let Some(password) = &setup.catalog.password {
-        config.password(password.expose());
-    }
-    match &setup.tls {
-        None => connect_with(&config, NoTls).await,
-        Some(tls) => {
-            // Never `prefer`: the rest of the mode is the verifier's.
-            config.ssl_mode(SslMode::Require);
-            connect_with(&config, MakeRustlsConnect::new((*tls.config).clone())).await
-        }
-    }
-}
-
-async fn connect_with<T>(config: &Config, tls: T) -> Result<Connection, String>
-where
-    T: MakeTlsConnect<Socket>,
-    T::Stream: Send + 'static,
-    T::TlsConnect: Send,
-    <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
-{
-    let (client, connection) =
-        config.connect(tls).await.map_err(|error| with_help(text::with_causes(&error)))?;
-    // What fails here fails the client's next query too, with the reason.
-    let driver = tokio::spawn(async move {
-        let _ = connection.await;
-    });
-    Ok(Connection { client, driver })
-}
-
-fn with_help(error: String) -> String {
-    if !error.contains("invalid peer certificate") {
-        return error;
-    }
-    format!(
-        "{error}; the target's `address` must be a name in its certificate, and `ca` name the authority (or that very certificate)"
-    )
 }
 
 /// The connection can not write, and compiles nothing: the catalog's statistics promise the planner more rows than there

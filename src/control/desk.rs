@@ -46,8 +46,8 @@ pub(crate) fn spawn(
     let targets = setup.targets.iter().enumerate();
     let watched: Vec<Watched> =
         targets.map(|(id, target)| Watched::begin(id, target.clone(), &events)).collect();
-    for target in watched.iter().filter(|target| target.is_literal()) {
-        status.target(target.id, |state| state.addresses = 1);
+    for target in &watched {
+        target.count_literals(&status);
     }
     let random = |_| io::Error::other("the operating system gives no random numbers");
     let users = identity::derive(setup.users).map_err(random)?;
@@ -57,7 +57,7 @@ pub(crate) fn spawn(
         waiting: (0..setup.targets.len()).collect(),
         last_target: setup.targets.len(),
         watched,
-        publisher: Publisher::new(users, setup.policies, setup.targets, decoy_key),
+        publisher: Publisher::new(users, setup.policies, setup.targets, decoy_key, setup.workers.len()),
         workers: setup.workers.into_iter().map(Post::new).collect(),
         status: status.clone(),
         place: Arc::new(place),
@@ -75,7 +75,10 @@ pub(crate) fn spawn(
         host: setup.host,
         reloading: None,
         reload_waiters: Vec::new(),
+        reload_due: false,
         hand_over: HandOver::No,
+        announced: false,
+        end_due: false,
         run: Arc::new(RunFolder::open(&setup.run)?),
         lock: Some(setup.lock),
         admin: None,
@@ -126,7 +129,13 @@ pub(crate) struct Desk {
     pub reloading: Option<Reloading>,
     /// Who waits for the end of a reload.
     pub reload_waiters: Vec<Reply>,
+    /// A reload was asked for while another process was to take over.
+    pub reload_due: bool,
     pub hand_over: HandOver,
+    /// This process has said that it serves.
+    pub announced: bool,
+    /// The end was asked for while another process was to take over.
+    pub end_due: bool,
     pub run: Arc<RunFolder>,
     /// The data folder's.
     pub lock: Option<File>,
@@ -302,18 +311,15 @@ impl Desk {
                     state.catalog_failure = Some(error);
                 });
             }
-            Event::Addresses { target, addresses } => {
-                self.status.target(target, |state| {
-                    state.addresses = addresses.len();
-                    state.address_failure = None;
-                });
-                self.publisher.addresses(target, addresses);
+            Event::Addresses { target, host, addresses } => {
+                self.status.target(target, |state| state.resolved(host, addresses.len()));
+                self.publisher.addresses(target, host, addresses);
             }
-            Event::AddressesFailed { target, error } => self.status.target(target, |state| {
-                if state.address_failure.as_ref() != Some(&error) {
+            Event::AddressesFailed { target, host, error } => self.status.target(target, |state| {
+                if state.address_failures.get(&host) != Some(&error) {
                     warn!(target = %state.name, %error, "the target's addresses stay as they were; trying again");
                 }
-                state.address_failure = Some(error);
+                state.address_failures.insert(host, error);
             }),
             Event::Answer { worker, order } => self.answer(worker, order),
             Event::Recording { worker, failure } => self.recording(worker, failure),
@@ -326,15 +332,19 @@ impl Desk {
             Event::Open { doors, admin, done } => self.open(doors, admin, done),
             Event::Announce { predecessor, done } => self.announce(predecessor, done),
             Event::Announced { done } => {
-                self.notifier.say("READY=1\nSTATUS=serving");
+                if self.shutdown == Shutdown::No {
+                    self.notifier.say("READY=1\nSTATUS=serving");
+                }
                 let _ = done.send(Ok(()));
+                if std::mem::take(&mut self.reload_due) {
+                    self.reload("asked before this process served");
+                }
             }
             Event::TakeOver { reply } => drop(reply.send(self.give())),
             Event::Rest { done } => self.rest(done),
             Event::NotHandedOver { reason } => self.not_handed_over(&reason),
             Event::HandedOver { pid, done } => {
-                self.handed_over(pid);
-                let _ = done.send(());
+                let _ = done.send(self.handed_over(pid));
             }
             Event::SuccessorFailed { error } => {
                 error!(error, "no process could be started to take over; this one goes on");
@@ -459,12 +469,20 @@ impl Desk {
     fn end(&mut self, why: &str) {
         info!(signal = why, "asked to end");
         match self.shutdown {
-            Shutdown::No | Shutdown::HandedOver => self.drain(),
-            Shutdown::Draining | Shutdown::Stopping => self.stop(),
+            // Whoever ends one gateway to have another sees no gap between the two.
+            Shutdown::No if self.is_handing_over() && !self.end_due => {
+                self.end_due = true;
+                info!(
+                    "another process is about to take over: draining when it has, or has failed to; a second signal cuts"
+                );
+            }
+            Shutdown::No if !self.end_due => self.drain(),
+            Shutdown::HandedOver => self.drain(),
+            _ => self.stop(),
         }
     }
 
-    fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         if self.shutdown >= Shutdown::Draining {
             return;
         }
@@ -476,6 +494,10 @@ impl Desk {
             seconds = self.drain_timeout.as_secs(),
             "draining: no new clients; a second signal cuts what is left"
         );
+        if !self.is_handing_over() {
+            // Who comes now is refused: nobody will ever accept.
+            self.doors.clear();
+        }
         self.tell_all(|| Order::Drain { deadline_ns, ending: Ending::WhenIdle });
     }
 
@@ -489,6 +511,7 @@ impl Desk {
         self.status.state().draining = true;
         self.notifier.say("STOPPING=1\nSTATUS=stopping: sessions are cut");
         info!("stopping: cutting every session");
+        self.doors.clear();
         self.tell_all(|| Order::Stop);
     }
 

@@ -12,12 +12,13 @@
 //!   (accepts)
 //!   serving                ─────────────────────►
 //!                                                 (lets go of sockets and lock, drains)
-//!                          ◄───────────────────── farewell
+//!                          ◄───────────────────── farewell | farewell, reload
 //! ```
 //!
 //! The sockets are shared and never closed in between, so nobody who connects is refused; nobody accepts for the moment
-//! between `yours` and `serving`, and the kernel's queue bridges it. Whoever of the two ends before `serving`, the other
-//! goes on: the predecessor accepts again, as if nothing had been; the replacement gives up.
+//! between `yours` and `serving`, and the kernel's queue bridges it. If the replacement ends before `serving`, the
+//! predecessor accepts again, as if nothing had been. If the predecessor changes its mind, it says `no` and why, and the
+//! replacement gives up; if it dies, the replacement has all that it takes and serves.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -29,11 +30,14 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
 };
+use rustix::process::{PidfdFlags, pidfd_open};
+use tracing::warn;
 
 use crate::run::RunFolder;
 
@@ -44,6 +48,8 @@ pub(crate) const READY: &str = "ready";
 pub(crate) const YOURS: &str = "yours";
 pub(crate) const SERVING: &str = "serving";
 pub(crate) const FAREWELL: &str = "farewell";
+/// The predecessor was asked to reload meanwhile, and whoever serves now is to do it.
+pub(crate) const FAREWELL_RELOAD: &str = "farewell, reload";
 /// Before a reason: it is refused.
 pub(crate) const NO: &str = "no ";
 /// Longest line in bytes: a cancel request with the longest key of the protocol.
@@ -52,6 +58,8 @@ pub(crate) const LINE_BYTES_MAX: usize = 1024;
 const DESCRIPTORS_MAX: usize = 16_384;
 /// How long the predecessor may take for each of its answers.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// How long a process may take to end that has closed its sockets.
+const DEATH_MAX: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
 /// One thing that is handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +106,8 @@ pub(crate) fn give(socket: impl AsFd, item: Item, descriptor: BorrowedFd<'_>) ->
 #[derive(Debug)]
 pub struct TakeOver {
     conversation: Conversation,
+    /// The predecessor's process, where it can be watched.
+    process: Option<OwnedFd>,
     /// The predecessor's process id.
     pub pid: u32,
     /// The lock on the data folder.
@@ -125,7 +135,9 @@ impl TakeOver {
     }
 
     fn asked(stream: UnixStream) -> io::Result<TakeOver> {
-        let pid = rustix::net::sockopt::socket_peercred(&stream)?.pid.as_raw_nonzero().get();
+        let peer = rustix::net::sockopt::socket_peercred(&stream)?.pid;
+        let process = pidfd_open(peer, PidfdFlags::empty()).ok();
+        let pid = u32::try_from(peer.as_raw_nonzero().get()).unwrap_or(0);
         stream.set_read_timeout(Some(ANSWER_MAX))?;
         stream.set_write_timeout(Some(ANSWER_MAX))?;
         let mut conversation = Conversation { stream, unread: Vec::new(), descriptors: VecDeque::new() };
@@ -146,25 +158,51 @@ impl TakeOver {
             }
         }
         let lock = lock.ok_or_else(|| io::Error::other("it has no lock to give"))?;
-        Ok(TakeOver { conversation, pid: u32::try_from(pid).unwrap_or(0), lock, admin, listeners })
+        Ok(TakeOver { conversation, process, pid, lock, admin, listeners })
     }
 
-    /// Everything stands but the accepting. Returns when the predecessor accepts no more.
+    /// Everything stands but the accepting. Returns when the predecessor accepts no more, or has died.
     ///
     /// # Errors
-    /// The predecessor is gone or has changed its mind: it goes on serving.
+    /// The predecessor has changed its mind: it goes on serving.
     pub fn ready(&mut self) -> io::Result<()> {
-        self.conversation.say(READY)?;
-        self.conversation.expect(YOURS)
+        let said = self.conversation.say(READY).and_then(|()| self.conversation.expect(YOURS));
+        self.unless_dead(said, ())
     }
 
-    /// Whoever connects is accepted here. Returns when the predecessor has let go.
+    /// Whoever connects is accepted here. Returns when the predecessor has let go or has died, and whether a reload is
+    /// due that it was asked for meanwhile.
     ///
     /// # Errors
     /// It did not hear it, and goes on serving: this process must end.
-    pub fn serving(mut self) -> io::Result<()> {
-        self.conversation.say(SERVING)?;
-        self.conversation.expect(FAREWELL)
+    pub fn serving(mut self) -> io::Result<bool> {
+        let said = self.conversation.say(SERVING).and_then(|()| self.conversation.hear());
+        match self.unless_dead(said, FAREWELL.to_owned())?.as_str() {
+            FAREWELL => Ok(false),
+            FAREWELL_RELOAD => Ok(true),
+            other => Err(not_understood(other)),
+        }
+    }
+
+    /// What a predecessor would have said that says nothing any more.
+    fn unless_dead<T>(&self, said: io::Result<T>, instead: T) -> io::Result<T> {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        match said {
+            Err(error)
+                if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof) && self.is_dead() =>
+            {
+                warn!(pid = self.pid, "the gateway that served has died; this one takes its place");
+                Ok(instead)
+            }
+            said => said,
+        }
+    }
+
+    /// Its sockets are closed a moment before its process has ended.
+    fn is_dead(&self) -> bool {
+        let Some(process) = &self.process else { return false };
+        let mut ended = [PollFd::new(process, PollFlags::IN)];
+        poll(&mut ended, Some(&DEATH_MAX)).is_ok_and(|count| count > 0)
     }
 }
 
@@ -214,7 +252,7 @@ impl Conversation {
             }
         }
         if got == 0 {
-            return Err(io::Error::other("it has ended the conversation"));
+            return Err(ended());
         }
         self.unread.extend_from_slice(bytes.get(..got).unwrap_or_default());
         Ok(())
@@ -224,6 +262,10 @@ impl Conversation {
         let line = self.hear()?;
         if line == word { Ok(()) } else { Err(not_understood(&line)) }
     }
+}
+
+pub(crate) fn ended() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "it has ended the conversation")
 }
 
 fn not_understood(line: &str) -> io::Error {
@@ -264,7 +306,11 @@ mod tests {
             assert!(ports.insert(socket.local_addr().unwrap().port()), "each its own");
         }
         taken.ready().unwrap();
-        taken.serving().unwrap();
+        assert!(!taken.serving().unwrap());
+        let lines = "given\nyours\nfarewell, reload\n";
+        let mut taken = TakeOver::asked(predecessor(vec![Item::Lock], lines)).unwrap();
+        taken.ready().unwrap();
+        assert!(taken.serving().unwrap(), "a reload is due");
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl Desk {
         let mut due = Vec::new();
         let well = {
             let mut state = self.status.state();
-            state.looked_after = now;
+            state.looked_after = Some(now);
             for (index, worker) in state.workers.iter_mut().enumerate() {
                 if worker.asked.is_none() && !worker.stopped && worker.failed.is_none() {
                     worker.asked = Some(now);

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use lockgate_bridge::SessionsMax;
 use lockgate_lane::{Identity, SaltRequest, SaltedKey, Verifier};
 use rustls::crypto::aws_lc_rs;
 use zeroize::{Zeroize as _, Zeroizing};
@@ -17,6 +18,7 @@ const ITERATIONS: u32 = 4096;
 pub(crate) struct User {
     pub identity: Arc<Identity>,
     pub verifier: Arc<Verifier>,
+    pub sessions_max: SessionsMax,
 }
 
 /// Derives every user's verifier. Costs a PBKDF2 each.
@@ -26,7 +28,8 @@ pub(crate) fn derive(users: Vec<UserSetup>) -> Result<Vec<User>, rustls::crypto:
         .map(|user| {
             let salt = random::<16>()?.to_vec();
             let verifier = Verifier::derive(&prepared(user.password.expose()), salt, ITERATIONS);
-            Ok(User { identity: user.identity, verifier: Arc::new(verifier) })
+            let sessions_max = user.sessions_max;
+            Ok(User { identity: user.identity, verifier: Arc::new(verifier), sessions_max })
         })
         .collect()
 }

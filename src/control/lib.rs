@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod attach;
 mod catalog;
 mod desk;
 mod doors;
@@ -38,7 +39,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lockgate_bridge::{Counters, DestinationTls, Inbox, Notice, Order, Outlet, Snapshot, Wake};
+use lockgate_bridge::{
+    Counters, DestinationTls, Inbox, Notice, Order, Outlet, Queue, SessionsMax, Snapshot, Wake,
+};
 use lockgate_lane::{CancelRequest, Identity, Secret, Target};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -100,16 +103,27 @@ pub struct Setup {
 pub struct TargetSetup {
     /// What lanes need of it.
     pub target: Arc<Target>,
-    /// Host of its address, without brackets.
-    pub host: String,
-    /// Port of its address.
-    pub port: u16,
-    /// How TLS to it is begun; `None` exactly for `TargetTls::Disable`.
-    pub tls: Option<DestinationTls>,
+    /// Where it may be, in the order in which it is tried.
+    pub hosts: Vec<TargetHost>,
     /// Who reads its catalog.
     pub catalog: Account,
     /// Time between two looks at its catalog: what changes behind the gateway's back is found within it.
     pub catalog_poll: Duration,
+    /// How many sessions it may have.
+    pub sessions_max: SessionsMax,
+    /// Who may wait for one of them to end.
+    pub queue: Queue,
+}
+
+/// One of a target's hosts.
+#[derive(Debug, Clone)]
+pub struct TargetHost {
+    /// Its name or IP address, without brackets.
+    pub name: String,
+    /// Its port.
+    pub port: u16,
+    /// How TLS to it is begun; `None` exactly for `TargetTls::Disable`.
+    pub tls: Option<DestinationTls>,
 }
 
 /// An account on a target.
@@ -128,6 +142,8 @@ pub struct UserSetup {
     pub identity: Arc<Identity>,
     /// What proves it.
     pub password: Secret,
+    /// How many sessions it may have.
+    pub sessions_max: SessionsMax,
 }
 
 /// One worker as control sees it.
@@ -172,10 +188,10 @@ enum Event {
     CatalogConfirmed { target: usize },
     /// A target's catalog cannot be read.
     CatalogFailed { target: usize, error: String },
-    /// A target's name was resolved.
-    Addresses { target: usize, addresses: Vec<std::net::SocketAddr> },
-    /// A target's name cannot be resolved.
-    AddressesFailed { target: usize, error: String },
+    /// The name of one of a target's hosts was resolved.
+    Addresses { target: usize, host: usize, addresses: Vec<std::net::SocketAddr> },
+    /// The name of one of a target's hosts cannot be resolved.
+    AddressesFailed { target: usize, host: usize, error: String },
     /// A worker's question was answered.
     Answer { worker: u32, order: Order },
     /// Whether a worker has files to record into.
@@ -198,8 +214,8 @@ enum Event {
     Rest { done: Reply },
     /// The process that was to take over does not, and why.
     NotHandedOver { reason: String },
-    /// The process of this id has taken over.
-    HandedOver { pid: u32, done: Reply },
+    /// The process of this id has taken over; whether it is to reload is the answer.
+    HandedOver { pid: u32, done: oneshot::Sender<bool> },
     /// A process could not be started to take over.
     SuccessorFailed { error: String },
     /// Another process asks to cancel.
@@ -247,7 +263,7 @@ pub fn start(setup: Setup) -> io::Result<(Control, Arc<Snapshot>)> {
 const WORKERS_MAX: Duration = Duration::from_secs(30);
 
 impl Control {
-    /// Waits until every worker judges.
+    /// Waits until every worker judges, or until the gateway is told to end.
     ///
     /// # Errors
     /// One has failed, or takes too long; which and why.
@@ -271,6 +287,11 @@ impl Control {
                 _ => std::thread::sleep(Duration::from_millis(2)),
             }
         }
+    }
+
+    /// It has been told to end.
+    pub fn is_ending(&self) -> bool {
+        self.status.state().draining
     }
 
     /// Accepts clients on these doors, and answers on the admin port. Returns when the workers have begun to.

@@ -11,10 +11,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::{
-    Account, Bell, Control, Host, Reload, Setup, TargetSetup, UserSetup, Work, WorkerLink, policies,
+    Account, Bell, Control, Host, Reload, Setup, TargetHost, TargetSetup, UserSetup, Work, WorkerLink,
+    policies,
 };
-use lockgate_bridge::{Durability, Inbox, Limits, Notice, Order, Outlet, Snapshot, Wake, mailbox};
-use lockgate_lane::{Identity, SaltRequest, Secret, Target, TargetTls, Verifier};
+use lockgate_bridge::{
+    Durability, Inbox, Limits, Notice, Order, Outlet, Queue, SessionsMax, Snapshot, Wake, mailbox,
+};
+use lockgate_lane::{Identity, SaltRequest, Secret, SessionAttrs, Target, TargetTls, Verifier};
 
 /// Where Debian puts the server's programs.
 const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
@@ -160,7 +163,7 @@ fn target(server: &Server) -> TargetSetup {
     let secret = || Secret::new("grüße".as_bytes().to_vec());
     let target = Target {
         name: String::from("orders"),
-        address: format!("localhost:{}", server.port),
+        attrs: SessionAttrs::Any,
         database: String::from("postgres"),
         user: String::from("postgres"),
         password: Some(secret()),
@@ -168,11 +171,11 @@ fn target(server: &Server) -> TargetSetup {
     };
     TargetSetup {
         target: Arc::new(target),
-        host: String::from("localhost"),
-        port: server.port,
-        tls: None,
+        hosts: vec![TargetHost { name: String::from("localhost"), port: server.port, tls: None }],
         catalog: Account { user: String::from("postgres"), password: Some(secret()) },
         catalog_poll: Duration::from_secs(1),
+        sessions_max: SessionsMax { max: u32::MAX, key: "" },
+        queue: Queue { max: 0, ns_max: 0 },
     }
 }
 
@@ -181,6 +184,7 @@ fn user(name: &str) -> UserSetup {
     UserSetup {
         identity: Arc::new(Identity { name: name.to_owned(), groups }),
         password: Secret::new(b"pw".to_vec()),
+        sessions_max: SessionsMax { max: u32::MAX, key: "" },
     }
 }
 
@@ -230,6 +234,7 @@ impl Gateway {
             workers: vec![WorkerLink { outlet, counters: Arc::default() }],
         };
         let (control, first) = crate::start(setup).unwrap();
+        control.announce(None).unwrap();
         Gateway { control, first, orders, notices, admin: address, recordings, host }
     }
 
@@ -274,10 +279,7 @@ fn catalogs_are_read_followed_and_missed() {
     let gateway = Gateway::new(&server);
     let expected = [("public.customers.email", "Redact"), ("public.customers.phone", "Null")];
     assert_eq!(masks(&gateway.first), places(&expected));
-    assert_eq!(
-        gateway.first.targets["orders"].addresses.iter().filter(|at| at.ip().is_loopback()).count(),
-        { gateway.first.targets["orders"].addresses.len() }
-    );
+    assert!(gateway.first.targets["orders"].places.iter().all(|place| place.address.ip().is_loopback()));
 
     gateway.notices.send(Notice::Adopted { worker: 0, epoch: gateway.first.epoch }).unwrap();
     until("ready", || gateway.get("/readyz").starts_with("HTTP/1.1 200").then_some(()));
@@ -334,7 +336,7 @@ fn workers_get_segments_salted_passwords_and_their_end() {
     assert!(Path::new(&path).starts_with(&gateway.recordings), "{path}");
 
     let password = Secret::new("I\u{ad}X".as_bytes().to_vec());
-    let request = SaltRequest { password, salt: b"salt".to_vec(), iterations: 4096 };
+    let request = SaltRequest { password, salt: b"salt".to_vec(), iterations: 4096, number: 0 };
     gateway.notices.send(Notice::Salt { worker: 0, ticket: 5, request }).unwrap();
     let key = gateway.order("a salted password", |order| match order {
         Order::Salted { ticket: 5, key } => Some(key),

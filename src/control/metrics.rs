@@ -96,7 +96,8 @@ fn targets(page: &mut Page, state: &State) {
     page.family("target_up", "gauge", "1 while the target's catalog can be read.", up);
     let version = each(|target| target.catalog_version);
     page.family("target_catalog_version", "gauge", "How often the target's catalog was read.", version);
-    let addresses = each(|target| u64::try_from(target.addresses).unwrap_or(u64::MAX));
+    let addresses =
+        each(|target| u64::try_from(target.addresses.values().sum::<usize>()).unwrap_or(u64::MAX));
     page.family("target_addresses", "gauge", "Addresses that the target's name resolves to.", addresses);
 }
 

@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use lockgate_bridge::{Admission, Destination, Snapshot};
+use lockgate_bridge::{Admission, Destination, Place, Seats, Snapshot};
 use lockgate_lane::Standing;
 use lockgate_mask::{ColumnMasks, Mask, Rule};
 use lockgate_policy_dsl::{MaskKind, MaskRule};
 
 use crate::catalog::{ColumnName, Read};
 use crate::identity::User;
-use crate::{Policies, TargetSetup, resolve};
+use crate::{Policies, TargetHost, TargetSetup, resolve};
 
 /// The state of which snapshots are made.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ pub(crate) struct Publisher {
     users: Vec<User>,
     policies: Policies,
     targets: Vec<TargetState>,
+    book: Book,
     /// What a reload brings, while catalogs of its new targets are being read.
     staged: Option<Staged>,
     decoy_key: [u8; 32],
@@ -42,10 +43,41 @@ struct TargetState {
     setup: TargetSetup,
     /// `None` until it was read: nobody may connect before, as no mask would find its column.
     catalog: Option<Read>,
-    addresses: Vec<SocketAddr>,
+    /// By host.
+    addresses: Vec<Vec<SocketAddr>>,
     /// By user; kept from one snapshot to the next while nothing that they depend on changes, so that what workers
     /// remember of them stays good.
     standings: Option<Vec<(String, Arc<Standing>)>>,
+}
+
+/// Everybody's seats, by name. They outlive every snapshot: whoever has one keeps it through all that is published.
+#[derive(Debug)]
+struct Book {
+    workers: usize,
+    targets: HashMap<String, Arc<Seats>>,
+    identities: HashMap<String, Arc<Seats>>,
+}
+
+impl Book {
+    /// Opens an account for whoever has none, and closes those of names that are no longer configured and that nobody
+    /// sits on.
+    fn enter(&mut self, users: &[User], targets: &[TargetState]) {
+        for seats in [&mut self.identities, &mut self.targets] {
+            seats.retain(|_, seats| Arc::strong_count(seats) > 1);
+        }
+        for user in users {
+            let seats = || Arc::new(Seats::new(self.workers));
+            self.identities.entry(user.identity.name.clone()).or_insert_with(seats);
+        }
+        for state in targets {
+            let seats = || Arc::new(Seats::new(self.workers));
+            self.targets.entry(state.setup.target.name.clone()).or_insert_with(seats);
+        }
+    }
+
+    fn of(&self, seats: &HashMap<String, Arc<Seats>>, name: &str) -> Arc<Seats> {
+        seats.get(name).map_or_else(|| Arc::new(Seats::new(self.workers)), Arc::clone)
+    }
 }
 
 /// A new snapshot, and what is odd about it.
@@ -61,10 +93,15 @@ impl Publisher {
         policies: Policies,
         targets: Vec<TargetSetup>,
         decoy_key: [u8; 32],
+        workers: usize,
     ) -> Publisher {
         let targets =
             targets.into_iter().enumerate().map(|(id, setup)| TargetState::new(id, setup)).collect();
-        Publisher { users, policies, targets, staged: None, decoy_key, epoch: 0, dirty: true }
+        let book = Book { workers, targets: HashMap::new(), identities: HashMap::new() };
+        let mut publisher =
+            Publisher { users, policies, targets, book, staged: None, decoy_key, epoch: 0, dirty: true };
+        publisher.book.enter(&publisher.users, &publisher.targets);
+        publisher
     }
 
     /// Takes what a reload brings, with each target's id: a known one goes on with what is known of it. Nothing of it
@@ -85,6 +122,7 @@ impl Publisher {
     pub(crate) fn adopt_staged(&mut self) {
         if let Some(Staged { users, policies, targets }) = self.staged.take() {
             (self.users, self.policies, self.targets) = (users, policies, targets);
+            self.book.enter(&self.users, &self.targets);
             self.dirty = true;
         }
     }
@@ -109,12 +147,14 @@ impl Publisher {
         self.dirty |= self.holds(target);
     }
 
-    /// A target's name was resolved.
-    pub(crate) fn addresses(&mut self, target: usize, addresses: Vec<SocketAddr>) {
+    /// The name of one of a target's hosts was resolved.
+    pub(crate) fn addresses(&mut self, target: usize, host: usize, addresses: Vec<SocketAddr>) {
         let mut changed = false;
-        for target in self.of_id(target).filter(|target| !same(&target.addresses, &addresses)) {
-            target.addresses.clone_from(&addresses);
-            changed = true;
+        for before in self.of_id(target).filter_map(|target| target.addresses.get_mut(host)) {
+            if !same(before, &addresses) {
+                before.clone_from(&addresses);
+                changed = true;
+            }
         }
         self.dirty |= changed && self.holds(target);
     }
@@ -149,14 +189,21 @@ impl Publisher {
                 name.clone(),
                 Destination {
                     target: Arc::clone(&state.setup.target),
-                    addresses: state.addresses.clone(),
-                    tls: state.setup.tls.clone(),
+                    known: state.catalog.is_some(),
+                    places: places(state),
+                    seats: self.book.of(&self.book.targets, name),
+                    sessions_max: state.setup.sessions_max,
+                    queue: state.setup.queue,
                 },
             );
         }
         let users = self.users.iter().map(|user| {
-            let admission =
-                Admission { identity: Arc::clone(&user.identity), verifier: Arc::clone(&user.verifier) };
+            let admission = Admission {
+                identity: Arc::clone(&user.identity),
+                verifier: Arc::clone(&user.verifier),
+                seats: self.book.of(&self.book.identities, &user.identity.name),
+                sessions_max: user.sessions_max,
+            };
             (user.identity.name.clone(), admission)
         });
         Snapshot { epoch: self.epoch, users: users.collect(), targets, standings, decoy_key: self.decoy_key }
@@ -165,9 +212,21 @@ impl Publisher {
 
 impl TargetState {
     fn new(id: usize, setup: TargetSetup) -> TargetState {
-        let addresses = resolve::literal(&setup.host, setup.port).into_iter().collect();
+        let literal =
+            |host: &TargetHost| resolve::literal(&host.name, host.port).into_iter().collect::<Vec<_>>();
+        let addresses = setup.hosts.iter().map(literal).collect();
         TargetState { id, addresses, catalog: None, standings: None, setup }
     }
+}
+
+/// Every address of every host, in the order in which they are tried.
+fn places(state: &TargetState) -> Arc<[Place]> {
+    let hosts = state.setup.hosts.iter().zip(&state.addresses);
+    let of_host = |(host, addresses): (&TargetHost, &Vec<SocketAddr>)| {
+        let place = |address: &SocketAddr| Place { address: *address, tls: host.tls.clone() };
+        addresses.iter().map(place).collect::<Vec<_>>()
+    };
+    hosts.flat_map(of_host).collect()
 }
 
 /// Resolvers rotate their answers; a rotation is no change.
@@ -260,8 +319,11 @@ mod tests {
     use std::path::PathBuf;
     use std::time::Duration;
 
+    use lockgate_bridge::{Queue, SessionsMax};
     use lockgate_facts::postgres::Catalog;
-    use lockgate_lane::{Identity, LoginRequest, Secret, Target, TargetTls, Verifier};
+    use lockgate_lane::{
+        Identity, LoginRequest, NotGranted, Secret, SessionAttrs, Target, TargetTls, Verifier,
+    };
 
     use super::*;
     use crate::Account;
@@ -276,6 +338,8 @@ policy ops for user "olga" on target "orders", "ledger" {
     allow * on *
 }
 "#;
+
+    const UNLIMITED: SessionsMax = SessionsMax { max: u32::MAX, key: "" };
 
     fn policies(text: &str) -> Policies {
         let path: PathBuf = std::env::temp_dir().join(format!(
@@ -292,7 +356,7 @@ policy ops for user "olga" on target "orders", "ledger" {
     fn target(name: &str) -> TargetSetup {
         let target = Target {
             name: name.to_owned(),
-            address: String::from("127.0.0.1:5432"),
+            attrs: SessionAttrs::Any,
             database: String::from("d"),
             user: String::from("u"),
             password: Some(Secret::new(b"p".to_vec())),
@@ -301,10 +365,10 @@ policy ops for user "olga" on target "orders", "ledger" {
         let catalog = Account { user: String::from("u"), password: None };
         TargetSetup {
             target: Arc::new(target),
-            host: String::from("127.0.0.1"),
-            port: 5432,
-            tls: None,
+            hosts: vec![TargetHost { name: String::from("127.0.0.1"), port: 5432, tls: None }],
             catalog,
+            sessions_max: UNLIMITED,
+            queue: Queue { max: 0, ns_max: 0 },
             catalog_poll: Duration::from_secs(1),
         }
     }
@@ -314,12 +378,13 @@ policy ops for user "olga" on target "orders", "ledger" {
         User {
             identity: Arc::new(Identity { name: name.to_owned(), groups }),
             verifier: Arc::new(Verifier::decoy(&[0; 32], name)),
+            sessions_max: UNLIMITED,
         }
     }
 
     fn publisher() -> Publisher {
         let users = vec![user("agent-7", &["ai"]), user("olga", &[]), user("nobody", &[])];
-        Publisher::new(users, policies(POLICY), vec![target("orders"), target("ledger")], [7; 32])
+        Publisher::new(users, policies(POLICY), vec![target("orders"), target("ledger")], [7; 32], 2)
     }
 
     fn read() -> Read {
@@ -338,7 +403,12 @@ policy ops for user "olga" on target "orders", "ledger" {
 
     fn grant(snapshot: &Snapshot, user: &str, database: &str) -> Result<String, String> {
         let request = LoginRequest { user: user.to_owned(), database: database.to_owned(), tls: false };
-        snapshot.login(&request).grant.map(|grant| format!("{}@{}", grant.identity.name, grant.target.name))
+        let granted = snapshot.login(&request).grant;
+        granted.map(|grant| format!("{}@{}", grant.identity.name, grant.target.name)).map_err(|why| match why
+        {
+            NotGranted::Denied(reason) => reason,
+            NotGranted::Unknown(reason) => format!("not yet: {reason}"),
+        })
     }
 
     #[test]
@@ -346,7 +416,7 @@ policy ops for user "olga" on target "orders", "ledger" {
         let mut publisher = publisher();
         let first = publisher.publish().unwrap().snapshot;
         assert_eq!((first.epoch, pairs(&first)), (1, vec![]));
-        assert!(grant(&first, "olga", "orders").unwrap_err().contains("catalog could not be read yet"));
+        assert!(grant(&first, "olga", "orders").unwrap_err().contains("not yet: target \"orders\""));
         assert!(publisher.publish().is_none(), "nothing has changed");
 
         publisher.catalog(0, read());
@@ -377,14 +447,17 @@ policy ops for user "olga" on target "orders", "ledger" {
         publisher.publish().unwrap();
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
         let (one, two) = (address("10.0.0.1:5432"), address("10.0.0.2:5432"));
-        publisher.addresses(0, vec![one, two]);
+        publisher.addresses(0, 0, vec![one, two]);
         let published = publisher.publish().unwrap().snapshot;
-        assert_eq!(published.targets["orders"].addresses, [one, two]);
-        assert_eq!(published.targets["ledger"].addresses, [address("127.0.0.1:5432")]);
-        publisher.addresses(0, vec![two, one]);
+        let of = |snapshot: &Snapshot, target: &str| -> Vec<SocketAddr> {
+            snapshot.targets[target].places.iter().map(|place| place.address).collect()
+        };
+        assert_eq!(of(&published, "orders"), [one, two]);
+        assert_eq!(of(&published, "ledger"), [address("127.0.0.1:5432")]);
+        publisher.addresses(0, 0, vec![two, one]);
         assert!(publisher.publish().is_none(), "a rotation is no change");
-        publisher.addresses(0, vec![two]);
-        assert_eq!(publisher.publish().unwrap().snapshot.targets["orders"].addresses, [two]);
+        publisher.addresses(0, 0, vec![two]);
+        assert_eq!(of(&publisher.publish().unwrap().snapshot, "orders"), [two]);
     }
 
     #[test]

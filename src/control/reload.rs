@@ -15,7 +15,8 @@ use crate::desk::{Desk, FIRST_CATALOGS_MAX, Shutdown, Watched};
 use crate::doors::{Door, Work};
 use crate::identity::{self, User};
 use crate::recordings::Place;
-use crate::{Event, Policies, TargetSetup, UserSetup, catalog, resolve};
+use crate::status::Status;
+use crate::{Event, Policies, TargetHost, TargetSetup, UserSetup, catalog, resolve};
 
 /// What control asks of the binary around it.
 pub trait Host: Send + Sync {
@@ -81,9 +82,15 @@ impl Desk {
     /// Begins a reload, or notes that another one is due.
     pub(crate) fn reload(&mut self, why: &str) {
         info!(why, "reloading");
-        if self.is_handing_over() || self.shutdown == Shutdown::Stopping {
+        if self.shutdown == Shutdown::Stopping {
             self.reload_waiters.clear();
-            return warn!("not reloaded: a hand-over is under way, or the end; reload again afterwards");
+            return warn!("not reloaded: every session is being cut");
+        }
+        if self.is_handing_over() || !self.announced {
+            self.reload_due = true;
+            return info!(
+                "a process is about to take over: the reload comes when it serves, or has failed to"
+            );
         }
         if let Some(reloading) = &mut self.reloading {
             reloading.again = true;
@@ -115,7 +122,8 @@ impl Desk {
                 state.reloads.refused += 1;
                 state.reloads.mistakes = Some(count);
                 drop(state);
-                self.reload_ended(&format!("the last reload was refused for {count} mistakes; see the log"));
+                let mistakes = if count == 1 { "a mistake" } else { "mistakes" };
+                self.reload_ended(&format!("the last reload was refused for {mistakes}; see the log"));
             }
         }
     }
@@ -140,6 +148,7 @@ impl Desk {
         self.rehang(reload.doors);
         let (targets, new) = self.retarget(reload.targets);
         self.status.retarget(targets.iter().map(|(id, setup)| (*id, setup.target.name.clone())));
+        self.watched.iter().for_each(|target| target.count_literals(&self.status));
         self.publisher.stage(users, reload.policies, targets);
         if let Some(reloading) = &mut self.reloading {
             reloading.changes = reload.changes;
@@ -170,7 +179,7 @@ impl Desk {
     }
 
     /// Every target with its id, and the ids of those that are new. A target stays what it is while its name, its
-    /// address and its database do: what was read of it holds, and its sessions go on.
+    /// addresses and its database do: what was read of it holds, and its sessions go on.
     fn retarget(&mut self, setups: Vec<TargetSetup>) -> (Vec<(usize, TargetSetup)>, HashSet<usize>) {
         let mut before = std::mem::take(&mut self.watched);
         let (mut all, mut new) = (Vec::with_capacity(setups.len()), HashSet::new());
@@ -252,23 +261,32 @@ fn load(host: &dyn Host, held: Option<&[SocketAddr]>) -> Result<Box<Derived>, Ve
 
 fn is_same(before: &TargetSetup, now: &TargetSetup) -> bool {
     before.target.name == now.target.name
-        && before.target.address == now.target.address
+        && addresses(before).eq(addresses(now))
         && before.target.database == now.target.database
 }
 
+fn addresses(setup: &TargetSetup) -> impl Iterator<Item = (&str, u16)> {
+    setup.hosts.iter().map(|host| (host.name.as_str(), host.port))
+}
+
 impl Watched {
-    /// Its address is one already, and not a name.
-    pub(crate) fn is_literal(&self) -> bool {
+    /// Notes those of its hosts that are addresses already, and not names.
+    pub(crate) fn count_literals(&self, status: &Status) {
         let setup = self.setup.borrow();
-        resolve::literal(&setup.host, setup.port).is_some()
+        let literal = |(_, host): &(usize, &TargetHost)| resolve::literal(&host.name, host.port).is_some();
+        status.target(self.id, |state| {
+            setup.hosts.iter().enumerate().filter(literal).for_each(|(place, _)| state.resolved(place, 1));
+        });
     }
 
-    /// Begins to read a target's catalog and to resolve its name.
+    /// Begins to read a target's catalog and to resolve its names.
     pub(crate) fn begin(id: usize, setup: TargetSetup, events: &tokio::sync::mpsc::Sender<Event>) -> Watched {
         let mut tasks = Vec::new();
-        if resolve::literal(&setup.host, setup.port).is_none() {
-            let (host, port) = (setup.host.clone(), setup.port);
-            tasks.push(tokio::spawn(resolve::watch(id, host, port, events.clone())));
+        for (place, host) in setup.hosts.iter().enumerate() {
+            if resolve::literal(&host.name, host.port).is_none() {
+                let resolving = resolve::watch(id, place, host.name.clone(), host.port, events.clone());
+                tasks.push(tokio::spawn(resolving));
+            }
         }
         let (setup, setups) = watch::channel(setup);
         tasks.push(tokio::spawn(catalog::watch(id, setups, events.clone())));

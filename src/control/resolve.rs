@@ -23,16 +23,18 @@ pub(crate) fn literal(host: &str, port: u16) -> Option<SocketAddr> {
     host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port))
 }
 
-/// Resolves a target's name for ever; ends when nobody listens any more.
-pub(crate) async fn watch(target: usize, host: String, port: u16, events: mpsc::Sender<Event>) {
+/// Resolves the name of one of a target's hosts for ever; ends when nobody listens any more.
+pub(crate) async fn watch(target: usize, host: usize, name: String, port: u16, events: mpsc::Sender<Event>) {
     loop {
-        let looked_up = timeout(LOOKUP_MAX, lookup_host((host.as_str(), port))).await;
+        let looked_up = timeout(LOOKUP_MAX, lookup_host((name.as_str(), port))).await;
         let (event, pause) =
             match looked_up.map(|found| found.map(|found| found.take(ADDRESSES_MAX).collect::<Vec<_>>())) {
-                Ok(Ok(addresses)) if !addresses.is_empty() => (Event::Addresses { target, addresses }, AGAIN),
-                Ok(Ok(_)) => (failed(target, &host, "it has no address"), AGAIN_FAILED),
-                Ok(Err(error)) => (failed(target, &host, &error.to_string()), AGAIN_FAILED),
-                Err(_) => (failed(target, &host, "no answer"), AGAIN_FAILED),
+                Ok(Ok(addresses)) if !addresses.is_empty() => {
+                    (Event::Addresses { target, host, addresses }, AGAIN)
+                }
+                Ok(Ok(_)) => (failed(target, host, &name, "it has no address"), AGAIN_FAILED),
+                Ok(Err(error)) => (failed(target, host, &name, &error.to_string()), AGAIN_FAILED),
+                Err(_) => (failed(target, host, &name, "no answer"), AGAIN_FAILED),
             };
         if events.send(event).await.is_err() {
             return;
@@ -41,6 +43,6 @@ pub(crate) async fn watch(target: usize, host: String, port: u16, events: mpsc::
     }
 }
 
-fn failed(target: usize, host: &str, reason: &str) -> Event {
-    Event::AddressesFailed { target, error: format!("\"{host}\" cannot be resolved: {reason}") }
+fn failed(target: usize, host: usize, name: &str, reason: &str) -> Event {
+    Event::AddressesFailed { target, host, error: format!("\"{name}\" cannot be resolved: {reason}") }
 }

@@ -11,6 +11,9 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+
 /// The serving process' socket.
 const SERVING: &str = "gateway.sock";
 
@@ -38,7 +41,9 @@ impl RunFolder {
         let _ = fs::remove_file(&fresh);
         let listener = UnixListener::bind(&fresh)?;
         if let Some(pid) = predecessor {
-            fs::rename(self.at(SERVING), self.at(&drained(pid)))?;
+            let its = self.at(&drained(pid));
+            let _ = fs::remove_file(&its);
+            fs::hard_link(self.at(SERVING), its)?;
         }
         // At no moment is there no socket of this name, nor one of a process that is gone.
         fs::rename(&fresh, self.at(SERVING))?;
@@ -72,11 +77,11 @@ impl RunFolder {
         paths
     }
 
-    /// Removes what processes left that did not end in order; only who holds the data folder may.
+    /// Removes what processes left that did not end in order; only who serves may.
     pub(crate) fn sweep(&self) {
         for pid in self.drainers() {
             let path = self.at(&drained(pid));
-            if UnixStream::connect(&path).is_err_and(|error| is_absent(&error)) {
+            if is_deserted(&path) {
                 let _ = fs::remove_file(path);
             }
         }
@@ -95,6 +100,14 @@ fn drained(pid: u32) -> String {
 
 fn pid_of(name: &str) -> Option<u32> {
     name.strip_prefix("gateway-")?.strip_suffix(".sock")?.parse().ok()
+}
+
+/// Nobody listens at a socket. One whose process is stuck may have a full queue: that is no reason to wait here.
+fn is_deserted(path: &Path) -> bool {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let connected = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .and_then(|socket| connect(&socket, &SocketAddrUnix::new(path)?));
+    matches!(connected, Err(Errno::NOENT | Errno::CONNREFUSED))
 }
 
 fn is_absent(error: &io::Error) -> bool {

@@ -28,7 +28,7 @@ pub(crate) const DONE: &str = "done\n";
 impl Desk {
     /// A worker has a cancel request whose key nobody here knows.
     pub(crate) fn cancel_elsewhere(&mut self, worker: u32, ticket: u64, request: CancelRequest) {
-        let others = self.run.others(self.shutdown == Shutdown::No);
+        let others = self.run.others(self.has_own_name());
         let events = self.events.clone();
         let done = Event::Answer { worker, order: Order::CancelDone { ticket } };
         let Ok(permit) = Arc::clone(&self.cancels_out).try_acquire_owned() else {
@@ -87,10 +87,18 @@ impl Desk {
         });
     }
 
+    /// The serving process' name is this one's: before, its predecessor has it; afterwards, its successor.
+    fn has_own_name(&self) -> bool {
+        self.announced && self.shutdown == Shutdown::No
+    }
+
     /// Looks who drains, in a moment and not here: a folder may be slow.
     pub(crate) fn watch_siblings(&self) {
-        let (run, events) = (Arc::clone(&self.run), self.events.clone());
+        let (run, events, serves) = (Arc::clone(&self.run), self.events.clone(), self.has_own_name());
         tokio::task::spawn_blocking(move || {
+            if serves {
+                run.sweep();
+            }
             let _ = events.try_send(Event::Siblings { drainers: run.drainers() });
         });
     }

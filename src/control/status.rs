@@ -1,5 +1,6 @@
 //! What control knows of the gateway's state, for the admin port: the desk writes, requests read.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,8 +23,8 @@ pub(crate) struct State {
     /// It shuts down, or another process serves.
     pub draining: bool,
     pub reloads: Reloads,
-    /// When the desk last looked after the workers.
-    pub looked_after: Instant,
+    /// When the desk last looked after the workers; `None` before it has begun to.
+    pub looked_after: Option<Instant>,
     /// Processes of this gateway that have handed over and still have sessions.
     pub predecessors: Vec<u32>,
     pub workers: Vec<WorkerState>,
@@ -61,9 +62,18 @@ pub(crate) struct TargetState {
     pub catalog_version: u64,
     /// Why its catalog cannot be read now.
     pub catalog_failure: Option<String>,
-    /// Why its name cannot be resolved now.
-    pub address_failure: Option<String>,
-    pub addresses: usize,
+    /// Why the names of its hosts cannot be resolved now, by host.
+    pub address_failures: BTreeMap<usize, String>,
+    /// Addresses, by host.
+    pub addresses: BTreeMap<usize, usize>,
+}
+
+impl TargetState {
+    /// A host's name was resolved.
+    pub(crate) fn resolved(&mut self, host: usize, addresses: usize) {
+        self.address_failures.remove(&host);
+        self.addresses.insert(host, addresses);
+    }
 }
 
 /// Something to be said about the gateway's state.
@@ -92,7 +102,7 @@ impl Status {
             published: Instant::now(),
             draining: false,
             reloads: Reloads::default(),
-            looked_after: Instant::now(),
+            looked_after: None,
             predecessors: Vec::new(),
             workers: vec![WorkerState::default(); workers],
             targets: targets.collect(),
@@ -138,8 +148,8 @@ impl TargetState {
             name,
             catalog_version: 0,
             catalog_failure: None,
-            address_failure: None,
-            addresses: 0,
+            address_failures: BTreeMap::new(),
+            addresses: BTreeMap::new(),
         }
     }
 
@@ -153,7 +163,8 @@ impl State {
     /// What is broken so that only a new process mends it; empty while all is well.
     pub(crate) fn ailments(&self, now: Instant) -> Vec<Reason> {
         let mut reasons = Vec::new();
-        let asleep = now.saturating_duration_since(self.looked_after);
+        let looked_after = self.looked_after.unwrap_or(now);
+        let asleep = now.saturating_duration_since(looked_after);
         if asleep > TURN_MAX {
             let text = format!("control has not turned for {} s", asleep.as_secs());
             reasons.push(reason("gateway", "", &text));
@@ -220,9 +231,9 @@ impl State {
                 let text = format!("its catalog is as it was, and cannot be checked: {failure}");
                 reasons.push(reason("target", &target.name, &text));
             }
-            if let Some(failure) = &target.address_failure {
-                reasons.push(reason("target", &target.name, failure));
-            }
+            reasons.extend(
+                target.address_failures.values().map(|failure| reason("target", &target.name, failure)),
+            );
         }
         reasons
     }

@@ -18,7 +18,9 @@ use tracing::{error, info, warn};
 use crate::admin::{self, Admin};
 use crate::desk::{Desk, Shutdown};
 use crate::doors::{self, Door};
-use crate::handover::{self, FAREWELL, GIVEN, Item, LINE_BYTES_MAX, NO, READY, SERVING, TAKE_OVER, YOURS};
+use crate::handover::{
+    self, FAREWELL, FAREWELL_RELOAD, GIVEN, Item, LINE_BYTES_MAX, NO, READY, SERVING, TAKE_OVER, YOURS,
+};
 use crate::systemd::Notifier;
 use crate::{Event, Reply, siblings};
 
@@ -51,17 +53,26 @@ impl Desk {
         matches!(self.hand_over, HandOver::Asked | HandOver::Resting)
     }
 
-    /// Tells every worker what to work under, and sockets of the doors that `fresh` names. `done` hears when all do.
+    /// Tells every worker what to work under, and sockets of the doors that `fresh` names. `done` hears when all do,
+    /// and is dropped where one cannot be told.
     pub(crate) fn configure(&mut self, fresh: impl Fn(&Door) -> bool, done: Option<Reply>) {
         let workers = self.workers.len();
+        // Answers to what was said before may still be due, and come first.
+        let (mut due, mut done) = (self.unconfigured.0, done);
         for (index, worker) in self.workers.iter_mut().enumerate() {
             match doors::settings(&self.doors, &self.work, (index, workers), &fresh) {
-                Ok(settings) => worker.send(Order::Configure(Box::new(settings))),
+                Ok(settings) => {
+                    worker.send(Order::Configure(Box::new(settings)));
+                    due += 1;
+                }
                 // Out of descriptors: the worker goes on as it was.
-                Err(error) => error!(worker = index, %error, "the worker could not be given its listeners"),
+                Err(error) => {
+                    error!(worker = index, %error, "the worker could not be given its listeners");
+                    done = None;
+                }
             }
         }
-        self.unconfigured = (workers, done);
+        self.unconfigured = (due, done);
     }
 
     /// A worker has taken what it was told.
@@ -74,8 +85,13 @@ impl Desk {
         }
     }
 
-    /// Accepts clients from now on.
+    /// Accepts clients from now on, unless this process is to end: then `done` is dropped.
     pub(crate) fn open(&mut self, doors: Vec<Door>, admin: Option<TcpListener>, done: Reply) {
+        if self.shutdown != Shutdown::No {
+            return;
+        }
+        // Cancel requests of the predecessor's clients come in here from now on.
+        self.siblings_told(true);
         self.doors = doors;
         self.configure(|_| true, Some(done));
         if let Some(socket) = admin {
@@ -104,6 +120,7 @@ impl Desk {
         match listening {
             Ok(listening) => {
                 tokio::spawn(listening);
+                self.announced = true;
                 self.siblings_told(predecessor.is_some());
                 self.reload_siblings(Event::Announced { done });
             }
@@ -113,6 +130,9 @@ impl Desk {
 
     /// Starts a process that is to take over.
     pub(crate) fn start_successor(&self) {
+        if let Err(reason) = self.may_be_followed() {
+            return warn!("no process is started to take over: {reason}");
+        }
         info!("starting another process to take over");
         let (host, events) = (Arc::clone(&self.host), self.events.clone());
         spawn_blocking(move || match host.start_successor() {
@@ -123,14 +143,19 @@ impl Desk {
         });
     }
 
-    /// A process asks for all that it takes to serve in this one's place.
-    pub(crate) fn give(&mut self) -> Result<Vec<Gift>, String> {
+    fn may_be_followed(&self) -> Result<(), &'static str> {
         if self.shutdown != Shutdown::No {
-            return Err(String::from("it drains already"));
+            return Err("it drains already");
         }
         if self.hand_over != HandOver::No {
-            return Err(String::from("it hands over to another process already"));
+            return Err("it hands over to another process already");
         }
+        Ok(())
+    }
+
+    /// A process asks for all that it takes to serve in this one's place.
+    pub(crate) fn give(&mut self) -> Result<Vec<Gift>, String> {
+        self.may_be_followed()?;
         if self.reloading.is_some() {
             return Err(String::from("it is reloading; ask again in a moment"));
         }
@@ -169,14 +194,24 @@ impl Desk {
     /// It will not take over: everything is as it was.
     pub(crate) fn not_handed_over(&mut self, reason: &str) {
         let before = std::mem::replace(&mut self.hand_over, HandOver::No);
-        warn!(reason, "the other process has not taken over; this one goes on serving");
-        if before == HandOver::Resting && self.shutdown == Shutdown::No {
+        warn!(reason, "the other process has not taken over; this one goes on");
+        if self.shutdown != Shutdown::No {
+            return self.doors.clear();
+        }
+        if self.end_due {
+            return self.drain();
+        }
+        if before == HandOver::Resting {
             self.configure(|_| true, None);
+        }
+        if std::mem::take(&mut self.reload_due) {
+            self.reload("asked while another process was to take over");
         }
     }
 
-    /// It serves. What is left here ends by itself.
-    pub(crate) fn handed_over(&mut self, pid: u32) {
+    /// It serves. What is left here ends by itself. Whether the other one is to reload: what it has read may be older
+    /// than what this one was asked to read.
+    pub(crate) fn handed_over(&mut self, pid: u32) -> bool {
         self.hand_over = HandOver::Done;
         let timeout = self.handover_timeout;
         info!(pid, seconds = timeout.as_secs(), "handed over; sessions here go on until their clients leave");
@@ -187,11 +222,17 @@ impl Desk {
         self.admin = None;
         self.doors.clear();
         self.lock = None;
-        self.shutdown = Shutdown::HandedOver;
         self.status.state().draining = true;
         self.siblings_told(true);
-        let deadline_ns = self.deadline_ns(timeout);
-        self.tell_all(|| Order::Drain { deadline_ns, ending: Ending::ByThemselves });
+        if self.shutdown == Shutdown::No {
+            self.shutdown = Shutdown::HandedOver;
+            let deadline_ns = self.deadline_ns(timeout);
+            self.tell_all(|| Order::Drain { deadline_ns, ending: Ending::ByThemselves });
+        }
+        if self.end_due {
+            self.drain();
+        }
+        std::mem::take(&mut self.reload_due)
     }
 }
 
@@ -226,7 +267,11 @@ async fn conversation(stream: &mut UnixStream, events: &mpsc::Sender<Event>) -> 
     if peer.uid() != 0 && peer.uid() != own_user()? {
         return Err(io::Error::other(format!("user {} may not ask for anything", peer.uid())));
     }
-    let line = hear(stream, WORD_MAX).await?;
+    let line = match hear(stream, WORD_MAX).await {
+        // It only wanted to know whether somebody is here.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+        heard => heard?,
+    };
     if line == TAKE_OVER {
         let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
         return give_over(stream, pid, events).await;
@@ -259,6 +304,8 @@ async fn give_over(stream: &mut UnixStream, pid: u32, events: &mpsc::Sender<Even
     };
     if let Err(error) = given_over(stream, pid, gifts, events).await {
         let _ = events.send(Event::NotHandedOver { reason: error.to_string() }).await;
+        // So that it does not take the silence for this process' death.
+        let _ = stream.write_all(format!("{NO}{error}\n").as_bytes()).await;
     }
     Ok(())
 }
@@ -285,9 +332,9 @@ async fn given_over(
     expect(stream, SERVING, SERVING_MAX).await?;
     let (done, let_go) = oneshot::channel();
     let _ = events.send(Event::HandedOver { pid, done }).await;
-    let _ = let_go.await;
+    let word = if let_go.await.unwrap_or(false) { FAREWELL_RELOAD } else { FAREWELL };
     // It serves already: that it has not heard this is its own affair.
-    let _ = stream.write_all(format!("{FAREWELL}\n").as_bytes()).await;
+    let _ = stream.write_all(format!("{word}\n").as_bytes()).await;
     Ok(())
 }
 
@@ -310,7 +357,7 @@ async fn hear(stream: &mut UnixStream, within: Duration) -> io::Result<String> {
             let mut bytes = [0; LINE_BYTES_MAX];
             let got = stream.read(&mut bytes).await?;
             if got == 0 {
-                return Err(io::Error::other("it has ended the conversation"));
+                return Err(handover::ended());
             }
             line.extend_from_slice(bytes.get(..got).unwrap_or_default());
         }

@@ -28,6 +28,9 @@ pub struct SaltRequest {
     pub salt: Vec<u8>,
     /// How often.
     pub iterations: u32,
+    /// The asker's name for the question: the answer bears it, because an answer to a question that matters no more may
+    /// come late.
+    pub number: u32,
 }
 
 /// What the snapshot says about a claim. A name that does not exist gets a verifier that nothing satisfies, so
@@ -36,8 +39,17 @@ pub struct SaltRequest {
 pub struct LoginAnswer {
     /// Against what the client proves itself.
     pub verifier: Arc<Verifier>,
-    /// What it gets then; or why not, in words for the client (unknown target, no policy…).
-    pub grant: Result<Grant, String>,
+    /// What it gets then; or why not.
+    pub grant: Result<Grant, NotGranted>,
+}
+
+/// Why whoever has proven themselves gets no session, in words for the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotGranted {
+    /// They may not have one: unknown target, no policy.
+    Denied(String),
+    /// Nobody can have one now: nothing is known of the target yet.
+    Unknown(String),
 }
 
 /// What SCRAM-SHA-256 needs of a password (RFC 5802 section 3). Never the password.
@@ -78,8 +90,8 @@ pub struct Identity {
 pub struct Target {
     /// The name that clients use as their database.
     pub name: String,
-    /// `host:port` as configured; for messages, and the name that certificates are checked against.
-    pub address: String,
+    /// Which of its servers will do, where it has several.
+    pub attrs: SessionAttrs,
     /// The database there.
     pub database: String,
     /// The account there.
@@ -88,6 +100,23 @@ pub struct Target {
     pub password: Option<Secret>,
     /// What the connection must be.
     pub tls: TargetTls,
+}
+
+/// `target_session_attrs` of a target, as libpq's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionAttrs {
+    /// Any server.
+    Any,
+    /// Sessions write unless they ask not to.
+    ReadWrite,
+    /// Sessions do not write: a standby, or a server whose sessions only read.
+    ReadOnly,
+    /// No standby.
+    Primary,
+    /// A standby.
+    Standby,
+    /// A standby if there is one, else any server.
+    PreferStandby,
 }
 
 /// `tls` of a target, as libpq's sslmode.

@@ -15,6 +15,7 @@
 //! * After [`Action::StartTls`] for a side the lane is fed plaintext of the TLS stream, beginning with the next
 //!   byte. Bytes that came behind the request in clear text close the session (CVE-2021-23222): the worker passes
 //!   them to `receive` as part of the same input, never into the TLS engine, and the lane refuses them.
+//! * A client that has said its last has its session ended when all that it said before is done.
 //! * After [`Action::Close`] (both sides) the lane is dead: every call does nothing.
 //! * A call takes no more of what the client sent than a turn's share (calls with the same `now` are one turn). When
 //!   [`Lane::is_unfinished`] says so afterwards, [`Lane::go_on`] is due in a later turn: so a flood of commands holds
@@ -81,8 +82,12 @@ pub enum Action {
     /// PBKDF2-HMAC-SHA-256 of a password: [`Answer::Salted`] is due. Costs milliseconds, so control does it;
     /// the worker may keep what it was told before.
     Salt(SaltRequest),
-    /// Connect to the granted target: [`Answer::Dialed`] is due.
-    Dial,
+    /// The client has proven itself (limits before authentication no longer apply) and wants its session: a place
+    /// within the limits on sessions is asked for, and [`Answer::Seated`] is due, perhaps after a wait.
+    Seat,
+    /// Connect to the granted target: [`Answer::Dialed`] is due. What connection to it there is closes first, when
+    /// what was sent to it has gone out; nothing more of it is told.
+    Dial(Dialing),
     /// Remember this session under (process id, secret) so that a CancelRequest finds it.
     RegisterKey {
         /// The server's process.
@@ -108,6 +113,15 @@ pub enum Action {
         /// Why.
         reason: CloseReason,
     },
+}
+
+/// Which of a target's addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialing {
+    /// The first.
+    First,
+    /// The one behind the last that was tried.
+    Next,
 }
 
 /// Why a session ended; counted, logged and recorded.
@@ -254,9 +268,22 @@ impl fmt::Debug for CancelRequest {
     }
 }
 
-/// What a PostgreSQL client is told that is not let in at all (SQLSTATE 53300, too_many_connections).
-pub fn turned_away(message: &str) -> Vec<u8> {
-    let error = ErrorText { severity: "FATAL", code: "53300", message, detail: "", hint: "" };
+/// Why a client is not let in at all. libpq tries its next host after [`Refusal::Stopping`], and gives up after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no room (SQLSTATE 53300, too_many_connections).
+    Full(&'static str),
+    /// The gateway is about to end (SQLSTATE 57P03, cannot_connect_now).
+    Stopping,
+}
+
+/// What a PostgreSQL client is told that is not let in at all.
+pub fn turned_away(why: Refusal) -> Vec<u8> {
+    let (code, message) = match why {
+        Refusal::Full(message) => ("53300", message),
+        Refusal::Stopping => ("57P03", "Lockgate is shutting down; please connect again"),
+    };
+    let error = ErrorText { severity: "FATAL", code, message, detail: "", hint: "" };
     let mut bytes = Vec::new();
     backend::write_error(&mut bytes, &error);
     bytes
@@ -269,17 +296,30 @@ pub enum Answer {
     Login(LoginAnswer),
     /// To [`Action::Salt`].
     Salted {
+        /// The request's.
+        number: u32,
         /// The salted password.
         key: SaltedKey,
     },
-    /// To [`Action::Dial`]: or why there is no connection.
-    Dialed(Result<(), String>),
+    /// To [`Action::Seat`]: or, in words for the client, which limit is in the way.
+    Seated(Result<(), String>),
+    /// To [`Action::Dial`].
+    Dialed(Dialed),
     /// TLS to the server stands; `end_point` is the tls-server-end-point channel binding (RFC 5929), if the
     /// certificate's signature algorithm has one.
     TlsReady {
         /// The channel binding.
         end_point: Option<Vec<u8>>,
     },
+}
+
+/// What came of connecting.
+#[derive(Debug)]
+pub enum Dialed {
+    /// To this address there is a connection, or why there is none.
+    Address(SocketAddr, Result<(), String>),
+    /// All addresses have been tried.
+    Exhausted,
 }
 
 /// The conversation of whatever protocol the listener speaks.

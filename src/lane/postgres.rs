@@ -16,6 +16,7 @@
 //! ```
 
 mod answers;
+mod attempts;
 mod commands;
 mod connect;
 mod expect;
@@ -32,6 +33,8 @@ mod session;
 mod share;
 mod trouble;
 
+#[cfg(test)]
+mod deaths;
 #[cfg(test)]
 mod mutations;
 #[cfg(test)]
@@ -62,6 +65,8 @@ pub struct Lane {
     from_client: Inbound,
     from_server: Inbound,
     share: Share,
+    /// The client has said its last, and what came before it is not all done.
+    client_ended: bool,
 }
 
 /// What every phase may look at.
@@ -80,6 +85,8 @@ struct Core {
     bytes_out: u64,
     rows: u64,
     commands: u64,
+    /// Attempts to reach the target so far.
+    dials: u32,
     /// The user and database of the start-up packet.
     claimed: Option<(String, String)>,
     /// SessionOpened was recorded, so SessionClosed is due.
@@ -124,6 +131,7 @@ impl Lane {
                 bytes_out: 0,
                 rows: 0,
                 commands: 0,
+                dials: 0,
                 claimed: None,
                 recorded: false,
                 mid_message: false,
@@ -132,13 +140,14 @@ impl Lane {
             from_client: Inbound::default(),
             from_server: Inbound::default(),
             share: Share::default(),
+            client_ended: false,
         }
     }
 
     /// See [`crate::Lane::receive`].
     pub fn receive(&mut self, side: Side, input: &mut [u8], now: Time, judge: &mut Judge, out: &mut Outbox) {
         let mut turn = Turn { now, judge, out };
-        self.share.refill_at(now);
+        self.refill(now);
         match side {
             Side::Client => {
                 self.core.bytes_in = self.core.bytes_in.saturating_add(input.len() as u64);
@@ -156,13 +165,22 @@ impl Lane {
     /// See [`crate::Lane::answer`].
     pub fn answer(&mut self, answer: Answer, now: Time, judge: &mut Judge, out: &mut Outbox) {
         let mut turn = Turn { now, judge, out };
-        self.share.refill_at(now);
+        self.refill(now);
         let phase = std::mem::replace(&mut self.phase, Phase::Closed);
         let next = match (phase, answer) {
             (Phase::Claim(claim), Answer::Login(login)) => claim.answered(login, &mut self.core, &mut turn),
-            (Phase::Prove(prove), Answer::Salted { key }) => prove.salted(&key.0, &mut self.core, &mut turn),
-            (Phase::Connect(connect), Answer::Salted { key }) => connect.salted(&key.0, &mut turn),
-            (Phase::Connect(connect), Answer::Dialed(result)) => connect.dialed(result, &mut turn),
+            (Phase::Prove(prove), Answer::Salted { key, .. }) => {
+                prove.salted(&key.0, &mut self.core, &mut turn)
+            }
+            (Phase::Connect(connect), Answer::Salted { number, key }) => {
+                connect.salted(number, &key.0, &self.core, &mut turn)
+            }
+            (Phase::Connect(connect), Answer::Seated(result)) => {
+                connect.seated(result, &mut self.core, turn.out)
+            }
+            (Phase::Connect(connect), Answer::Dialed(dialed)) => {
+                connect.dialed(dialed, &mut self.core, &mut turn)
+            }
             (Phase::Connect(connect), Answer::TlsReady { end_point }) => {
                 connect.tls_ready(end_point, &mut turn)
             }
@@ -185,18 +203,34 @@ impl Lane {
         if matches!(self.phase, Phase::Closed) {
             return;
         }
+        if side == Side::Client && error.is_empty() && self.holds_work() {
+            // The server, too, does what it has been sent before it sees the end.
+            self.client_ended = true;
+            return;
+        }
         let trouble = match (side, &self.phase) {
             (Side::Client, _) => Trouble::ClientGone { error: error.to_owned() },
             (Side::Server, Phase::Session(session)) if session.server_said_goodbye() => Trouble::ServerEnded,
+            (Side::Server, Phase::Connect(_)) => return self.server_lost(error, out),
             (Side::Server, _) => Trouble::ServerGone { error: error.to_owned() },
         };
         self.end(&trouble, now, out);
     }
 
+    /// The connection to one of the target's addresses is lost before the session stands.
+    fn server_lost(&mut self, error: &str, out: &mut Outbox) {
+        self.phase = match std::mem::replace(&mut self.phase, Phase::Closed) {
+            Phase::Connect(connect) => connect.lost(error, &mut self.core, out),
+            other => other,
+        };
+        self.from_server = Inbound::default();
+    }
+
     /// See [`crate::Lane::deadline_ns`].
     pub fn deadline_ns(&self) -> Option<u64> {
         match self.phase {
-            Phase::Session(_) | Phase::Closed => None,
+            // Limits of their own hold for the wait for a seat and for each address; the worker has them.
+            Phase::Connect(_) | Phase::Session(_) | Phase::Closed => None,
             _ => Some(self.core.opened.monotonic_ns.saturating_add(self.core.limits.login_ns_max)),
         }
     }
@@ -204,8 +238,7 @@ impl Lane {
     /// See [`crate::Lane::expire`].
     pub fn expire(&mut self, now: Time, out: &mut Outbox) {
         if self.deadline_ns().is_some_and(|deadline| deadline <= now.monotonic_ns) {
-            let waiting_for_server = matches!(self.phase, Phase::Connect(_));
-            self.end(&Trouble::LoginTimeout { waiting_for_server }, now, out);
+            self.end(&Trouble::LoginTimeout, now, out);
         }
     }
 
@@ -254,9 +287,20 @@ impl Lane {
     /// See [`crate::Lane::is_unfinished`].
     pub fn is_unfinished(&self) -> bool {
         // What waits for the server goes on with its answer.
-        matches!(&self.phase, Phase::Session(session) if !session.is_blocked())
-            && self.share.is_spent()
-            && self.from_client.len() > 0
+        matches!(&self.phase, Phase::Session(session) if !session.is_blocked()) && self.holds_work()
+    }
+
+    /// Something of the client's waits for its turn, or for the server.
+    fn holds_work(&self) -> bool {
+        let waits = |session: &Session| session.is_blocked() || self.share.is_spent();
+        matches!(&self.phase, Phase::Session(session) if waits(session)) && self.from_client.len() > 0
+    }
+
+    /// A new share for a new turn. Who stands in line gets it there, behind those that have just said something.
+    fn refill(&mut self, now: Time) {
+        if !self.is_unfinished() {
+            self.share.refill_at(now);
+        }
     }
 
     /// See [`crate::Lane::go_on`].
@@ -290,7 +334,10 @@ impl Lane {
                     self.share.spend(before, turn.out);
                     match stepped {
                         Ok(step) => (Ok(Phase::Session(session)), step),
-                        Err(trouble) => (Err(trouble), Step::Blocked),
+                        Err(trouble) => {
+                            session.abandon(&trouble, &mut self.core, turn.now, turn.out);
+                            (Err(trouble), Step::Blocked)
+                        }
                     }
                 }
                 waiting @ (Phase::Claim(_) | Phase::Connect(_)) => (Ok(waiting), Step::Blocked),
@@ -303,11 +350,19 @@ impl Lane {
         if self.from_client.len() > EARLY_BYTES_MAX && !matches!(self.phase, Phase::Session(_)) {
             self.end(&Trouble::TooEarly, turn.now, turn.out);
         }
+        if self.client_ended && !self.holds_work() {
+            self.end(&Trouble::ClientGone { error: String::new() }, turn.now, turn.out);
+        }
     }
 
     fn drive_server(&mut self, input: &[u8], turn: &mut Turn<'_>) {
         let mut inbound = std::mem::take(&mut self.from_server);
+        let dials = self.core.dials;
         inbound.drive(input, |bytes, origin| {
+            if self.core.dials != dials {
+                // Of a server that has been given up.
+                return Step::Consumed(bytes.len());
+            }
             let phase = std::mem::replace(&mut self.phase, Phase::Closed);
             let (next, step) = match phase {
                 Phase::Connect(connect) => connect.step(bytes, &mut self.core, turn),
@@ -317,12 +372,16 @@ impl Lane {
                         self.core.mid_message = session.is_mid_message();
                         (Ok(Phase::Session(session)), step)
                     }
-                    Err(trouble) => (Err(trouble), Step::Blocked),
+                    Err(trouble) => {
+                        session.abandon(&trouble, &mut self.core, turn.now, turn.out);
+                        (Err(trouble), Step::Blocked)
+                    }
                 },
                 other => (Ok(other), Step::Consumed(bytes.len())),
             };
             self.enter(next, turn);
-            if matches!(self.phase, Phase::Closed) { Step::Consumed(bytes.len()) } else { step }
+            let over = matches!(self.phase, Phase::Closed) || self.core.dials != dials;
+            if over { Step::Consumed(bytes.len()) } else { step }
         });
         self.from_server = inbound;
     }
@@ -336,10 +395,11 @@ impl Lane {
 
     /// Ends from outside of a step.
     fn end(&mut self, trouble: &Trouble, now: Time, out: &mut Outbox) {
-        if matches!(self.phase, Phase::Closed) {
-            return;
+        match std::mem::replace(&mut self.phase, Phase::Closed) {
+            Phase::Closed => return,
+            Phase::Session(mut session) => session.abandon(trouble, &mut self.core, now, out),
+            _ => {}
         }
-        self.phase = Phase::Closed;
         self.finish(trouble, now, out);
     }
 

@@ -7,11 +7,12 @@ use lockgate_codecs::postgres::{backend, frame, frontend, startup, write};
 use lockgate_facts::postgres::Catalog;
 use lockgate_mask::{ColumnMasks, Mask, Rule};
 use lockgate_policy_dsl::{PolicySet, Source, compile};
-use lockgate_recording::{SessionId, Time};
+use lockgate_recording::{Draft, SessionId, Time};
 
 use crate::{
-    Action, Answer, Grant, Identity, Judge, Lane, Limits, ListenerAuth, ListenerRules, ListenerTls,
-    LoginAnswer, Opening, Outbox, Side, Standing, Target, TargetTls, Verifier, scram,
+    Action, Answer, Dialed, Dialing, Grant, Identity, Judge, Lane, Limits, ListenerAuth, ListenerRules,
+    ListenerTls, LoginAnswer, Opening, Outbox, SaltRequest, SessionAttrs, Side, Standing, Target, TargetTls,
+    Verifier, scram,
 };
 
 /// What the rig's user types.
@@ -37,6 +38,15 @@ pub struct Rig {
     pub cancelled: Vec<(u32, Vec<u8>)>,
     /// TLS was begun on these sides.
     pub tls: Vec<Side>,
+    /// Addresses that were dialed, by number.
+    pub dialed: Vec<usize>,
+    /// What a dialed address answers; by number, and all others succeed.
+    pub unreachable: Vec<usize>,
+    /// TLS to the server is not answered.
+    pub tls_hangs: bool,
+    /// Questions about salts are put here instead of being answered.
+    pub salts: Option<Vec<SaltRequest>>,
+    addresses: usize,
     grant: Grant,
     judge: Judge,
     out: Outbox,
@@ -54,6 +64,10 @@ pub struct Settings {
     pub rules: ListenerRules,
     /// The target's TLS.
     pub target_tls: TargetTls,
+    /// Which of its servers will do.
+    pub attrs: SessionAttrs,
+    /// How many addresses it has.
+    pub addresses: usize,
     /// The lane's limits.
     pub limits: Limits,
 }
@@ -65,6 +79,8 @@ impl Default for Settings {
             masked: false,
             rules: ListenerRules { tls: ListenerTls::Optional, auth: ListenerAuth::Scram },
             target_tls: TargetTls::Disable,
+            attrs: SessionAttrs::Any,
+            addresses: 1,
             limits: Limits::default(),
         }
     }
@@ -90,7 +106,7 @@ impl Rig {
         }
         let target = Target {
             name: String::from("t"),
-            address: String::from("127.0.0.1:5432"),
+            attrs: settings.attrs,
             database: String::from("db"),
             user: String::from("app"),
             password: Some(crate::Secret::new(b"target-secret".to_vec())),
@@ -117,6 +133,11 @@ impl Rig {
             key: None,
             cancelled: Vec::new(),
             tls: Vec::new(),
+            dialed: Vec::new(),
+            unreachable: Vec::new(),
+            tls_hangs: false,
+            salts: None,
+            addresses: settings.addresses,
             grant: Grant { identity, target: Arc::new(target), standing },
             judge: Judge::new(1 << 20),
             out: Outbox::default(),
@@ -236,6 +257,11 @@ impl Rig {
         self.out.records.len()
     }
 
+    /// The records so far.
+    pub fn records(&mut self) -> &mut Draft {
+        &mut self.out.records
+    }
+
     fn act(&mut self, input: &[u8]) {
         let actions = std::mem::take(&mut self.out.actions);
         let arena = std::mem::take(&mut self.out.arena);
@@ -248,15 +274,15 @@ impl Rig {
                     let verifier = Arc::new(Verifier::derive(PASSWORD, vec![7; 16], 16));
                     answers.push(Answer::Login(LoginAnswer { verifier, grant: Ok(self.grant.clone()) }));
                 }
-                Action::Salt(request) => {
-                    let key =
-                        Verifier::salt_password(request.password.expose(), &request.salt, request.iterations);
-                    answers.push(Answer::Salted { key: crate::SaltedKey(key) });
-                }
-                Action::Dial => answers.push(Answer::Dialed(Ok(()))),
+                Action::Salt(request) => match &mut self.salts {
+                    Some(salts) => salts.push(request),
+                    None => answers.push(salted(&request)),
+                },
+                Action::Seat => answers.push(Answer::Seated(Ok(()))),
+                Action::Dial(which) => answers.push(Answer::Dialed(self.dial(which))),
                 Action::StartTls { side } => {
                     self.tls.push(side);
-                    if side == Side::Server {
+                    if side == Side::Server && !self.tls_hangs {
                         answers.push(Answer::TlsReady { end_point: None });
                     }
                 }
@@ -275,12 +301,36 @@ impl Rig {
         }
     }
 
+    fn dial(&mut self, which: Dialing) -> Dialed {
+        self.to_server.clear();
+        let number = match (which, self.dialed.last()) {
+            (Dialing::First, _) | (Dialing::Next, None) => 0,
+            (Dialing::Next, Some(last)) => last + 1,
+        };
+        if number >= self.addresses {
+            return Dialed::Exhausted;
+        }
+        self.dialed.push(number);
+        let port = u16::try_from(number).unwrap_or(u16::MAX);
+        let result = match self.unreachable.contains(&number) {
+            true => Err(String::from("Connection refused")),
+            false => Ok(()),
+        };
+        Dialed::Address(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), result)
+    }
+
     fn send(&mut self, to: Side, bytes: &[u8]) {
         match to {
             Side::Client => self.to_client.extend_from_slice(bytes),
             Side::Server => self.to_server.extend_from_slice(bytes),
         }
     }
+}
+
+/// The answer to a question about a salt.
+pub fn salted(request: &SaltRequest) -> Answer {
+    let key = Verifier::salt_password(request.password.expose(), &request.salt, request.iterations);
+    Answer::Salted { number: request.number, key: crate::SaltedKey(key) }
 }
 
 /// What a server says when it asks for nothing.

@@ -241,6 +241,17 @@ impl<O: Default> Common<O> {
         }
     }
 
+    /// Bytes of a closing connection's peer are of no use. `true`: it sends too many, and is to be read from no more.
+    pub(crate) fn throw_away(&mut self, id: ConnId, bytes: u32) -> bool {
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.phase == Phase::Flushing) else {
+            return false;
+        };
+        conn.thrown_bytes = conn.thrown_bytes.saturating_add(bytes);
+        let too_many = conn.thrown_bytes > self.config.linger_bytes_max;
+        conn.wanted &= !too_many;
+        too_many
+    }
+
     /// `false`: there is nothing to finish.
     pub(crate) fn finish(&mut self, id: ConnId) -> bool {
         let conn = self.conns.get_mut(id).filter(|conn| !conn.is_closing());
@@ -274,7 +285,8 @@ impl<O: Default> Common<O> {
             // An error here means that the connection has gone already, which receiving will show.
             let _ = conn.stream.shutdown(Shutdown::Write);
         }
-        if conn.phase == Phase::Flushing && ((conn.finished && conn.ended) || conn.failed || !up) {
+        let heard = conn.ended || conn.thrown_bytes > self.config.linger_bytes_max;
+        if conn.phase == Phase::Flushing && ((conn.finished && heard) || conn.failed || !up) {
             Due::Cut
         } else if conn.phase == Phase::Cutting {
             Due::End

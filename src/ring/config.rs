@@ -20,6 +20,9 @@ pub struct Config {
     pub connections_max: u32,
     /// How long [`Driver::close`](crate::Driver::close) with flush may take before the connection is cut.
     pub linger: Duration,
+    /// How many bytes of the peer's are thrown away meanwhile. One that sends more is read from no more, and is cut when
+    /// it has been sent what was queued: else a result that nobody wants would cost as much as one that somebody does.
+    pub linger_bytes_max: u32,
     /// Above this many queued bytes a connection counts as full: [`Event::Drained`](crate::Event::Drained) will come.
     pub queue_high_bytes: usize,
     /// [`Event::Drained`](crate::Event::Drained) comes when no more than this is queued.
@@ -37,6 +40,7 @@ impl Default for Config {
             entries: 1024,
             connections_max: 20_000,
             linger: Duration::from_secs(5),
+            linger_bytes_max: 1 << 20,
             queue_high_bytes: 256 << 10,
             queue_low_bytes: 64 << 10,
             bundles: true,

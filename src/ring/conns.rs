@@ -55,6 +55,8 @@ pub(crate) struct Conn<O> {
     /// FIN is due when the queue is empty.
     pub(crate) finish: bool,
     pub(crate) finished: bool,
+    /// Bytes that came after the owner had closed it.
+    pub(crate) thrown_bytes: u32,
     /// A send failed, and the owner is told when the last byte has been received.
     pub(crate) send_error: Option<i32>,
     pub(crate) queue: Queue,
@@ -75,6 +77,7 @@ impl<O: Default> Conn<O> {
             above: false,
             finish: false,
             finished: false,
+            thrown_bytes: 0,
             send_error: None,
             queue: Queue::default(),
         }

@@ -210,6 +210,7 @@ impl Driver for Poller {
         let stream = TcpStream::from(system::stream_socket(&address)?);
         stream.set_nonblocking(true)?;
         system::prepare_stream(stream.as_raw_fd())?;
+        system::probe_peer(stream.as_raw_fd())?;
         let id = self.common.conns.insert(stream, Phase::Dialing)?;
         self.dials.push((id, address));
         Ok(id)

@@ -190,8 +190,8 @@ pub trait Driver {
     fn bytes_mut(&mut self, lease: &Lease) -> &mut [u8];
     /// Gives a lease back.
     fn release(&mut self, lease: Lease);
-    /// Queues `range` of a lease's bytes (relative to the lease) to go out of the slot itself, without a copy.
-    /// Bytes beyond the lease's end are not there to be sent.
+    /// Queues `range` of a lease's bytes (relative to the lease) to go out of the slot itself, without a copy, as long
+    /// as all queues together keep less than half of the pool. Bytes beyond the lease's end are not there to be sent.
     fn send_slot(&mut self, conn: ConnId, lease: &Lease, range: Range<usize>);
     /// Queues a copy of `bytes`.
     fn send_copy(&mut self, conn: ConnId, bytes: &[u8]);
@@ -199,7 +199,7 @@ pub trait Driver {
     fn finish(&mut self, conn: ConnId);
     /// Ends the connection: with `flush`, what is queued goes out first, then FIN, and what the peer still sends
     /// is thrown away until it ends too (a reset would destroy what it has not read yet), all up to the driver's
-    /// linger limit; without, what is queued is discarded. No further event but [`Event::Closed`] comes.
+    /// limits on lingering; without, what is queued is discarded. No further event but [`Event::Closed`] comes.
     /// Closing again without `flush` cuts a flush short.
     fn close(&mut self, conn: ConnId, flush: bool);
     /// Bytes queued and not yet taken by the kernel.

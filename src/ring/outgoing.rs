@@ -22,6 +22,10 @@ const CHUNKS_KEPT: usize = 256;
 /// the gather, and a row with a few masked values becomes one piece.
 const JOIN_BYTES_MAX: u32 = 256;
 
+/// All queues together keep at most the pool divided by this: so that there is always something to receive into,
+/// however many peers do not read.
+const PINNED_PART: u16 = 2;
+
 /// No piece.
 const NONE: u32 = u32::MAX;
 
@@ -108,11 +112,13 @@ pub(crate) struct Outgoing {
     pieces: Vec<Piece>,
     free_pieces: u32,
     chunks: Chunks,
+    /// Slots that queues keep from the pool.
+    pinned: u32,
 }
 
 impl Default for Outgoing {
     fn default() -> Outgoing {
-        Outgoing { pieces: Vec::new(), free_pieces: NONE, chunks: Chunks::default() }
+        Outgoing { pieces: Vec::new(), free_pieces: NONE, chunks: Chunks::default(), pinned: 0 }
     }
 }
 
@@ -122,13 +128,14 @@ impl Outgoing {
         self.chunks.in_use()
     }
 
-    /// Queues a part of a slot.
+    /// Queues a part of a slot; a copy of it, where that is cheaper or too many slots are kept already.
     pub(crate) fn push_slot(&mut self, queue: &mut Queue, pool: &mut Pool, slot: u16, range: Range<u32>) {
         let len = range.end.saturating_sub(range.start);
         if len == 0 {
             return;
         }
-        if len <= JOIN_BYTES_MAX && queue.tail == queue.last_chunk && queue.tail != NONE {
+        let joins = len <= JOIN_BYTES_MAX && queue.tail == queue.last_chunk && queue.tail != NONE;
+        if joins || self.pinned >= u32::from(pool.slots() / PINNED_PART) {
             self.push_copy(queue, pool.bytes(&Lease { slot, range }));
             return;
         }
@@ -147,6 +154,7 @@ impl Outgoing {
         if !joined {
             pool.retain(slot);
             queue.pinned += 1;
+            self.pinned += 1;
         }
         let source = Source::Slot { slot, owner: true };
         queue.last_slot = self.append(queue, Piece { next: NONE, offset: range.start, len, source });
@@ -373,6 +381,7 @@ impl Outgoing {
         match gone.source {
             Source::Slot { slot, owner: true } => {
                 queue.pinned -= 1;
+                self.pinned -= 1;
                 pool.release(slot);
             }
             Source::Chunk { chunk, owner: true } => self.chunks.give_back(chunk),
@@ -464,7 +473,11 @@ mod tests {
     impl Rig {
         /// A pool whose first four slots are leased and full of different bytes.
         fn new() -> Rig {
-            let mut pool = Pool::new(4, 4096).unwrap();
+            Rig::with_slots(8)
+        }
+
+        fn with_slots(slots: u16) -> Rig {
+            let mut pool = Pool::new(slots, 4096).unwrap();
             for slot in 0..4_u16 {
                 pool.take(slot);
                 for (at, byte) in pool.bytes_mut(&Pool::lease(slot, 4096)).iter_mut().enumerate() {
@@ -527,7 +540,7 @@ mod tests {
         }
 
         fn assert_empty(mut self) {
-            assert_eq!((self.queue.bytes(), self.queue.pinned()), (0, 0));
+            assert_eq!((self.queue.bytes(), self.queue.pinned(), self.out.pinned), (0, 0, 0));
             assert_eq!(self.out.chunks_in_use(), 0);
             for slot in 0..4 {
                 self.pool.release(slot);
@@ -576,6 +589,24 @@ mod tests {
         rig.slot(1, 0..300);
         rig.slot(0, 0..300);
         assert_eq!(rig.queue.pinned(), 3, "one run each");
+        rig.finish();
+    }
+
+    #[test]
+    fn half_of_the_pool_is_never_kept() {
+        let mut rig = Rig::with_slots(6);
+        for slot in 0..4 {
+            rig.slot(slot, 0..4096);
+        }
+        assert_eq!(rig.queue.pinned(), 3);
+        let mut other = Queue::default();
+        rig.out.push_slot(&mut other, &mut rig.pool, 3, 0..4096);
+        assert_eq!((other.pinned(), other.bytes()), (0, 4096), "it counts whoever keeps them");
+        rig.out.discard(&mut other, &mut rig.pool);
+        let bytes = rig.gather();
+        rig.taken(&bytes[..4096]);
+        rig.slot(3, 0..4096);
+        assert_eq!(rig.queue.pinned(), 3);
         rig.finish();
     }
 

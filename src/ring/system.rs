@@ -4,6 +4,13 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+/// Silence after which a dialed peer is probed, in seconds.
+const KEEPALIVE_IDLE_SECONDS: i32 = 20;
+/// Time between two probes, in seconds.
+const KEEPALIVE_INTERVAL_SECONDS: i32 = 10;
+/// Probes without an answer that mean its end.
+const KEEPALIVE_PROBES: i32 = 3;
+
 /// Keeps the calling thread on one core, counted among those that this process may use.
 ///
 /// # Errors
@@ -132,6 +139,15 @@ pub(crate) fn set_option(fd: RawFd, level: i32, name: i32, value: i32) -> io::Re
     let len = libc::socklen_t::try_from(size_of::<i32>()).unwrap_or(0);
     // SAFETY: the pointer and the length name `value`, which outlives the call.
     check(unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), len) })
+}
+
+/// Has the kernel find out when a dialed peer is gone without a word while nothing is sent to it, be it that a session
+/// idles or that an answer is waited for: within a minute. There is no TCP_USER_TIMEOUT: it would also end connections
+/// to a peer that is alive and takes nothing for a while, as a server does whose COPY waits for a lock.
+pub(crate) fn probe_peer(fd: RawFd) -> io::Result<()> {
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)?;
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS)?;
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, KEEPALIVE_PROBES)
 }
 
 fn check(result: i32) -> io::Result<()> {

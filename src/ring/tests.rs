@@ -93,6 +93,7 @@ stamp! {
     a_lease_keeps_its_bytes_while_others_come_and_go,
     close_with_flush_delivers_and_lingers_for_the_peer,
     the_linger_limit_cuts_a_peer_that_does_not_read,
+    a_peer_that_never_stops_sending_is_cut_when_it_has_been_told,
     close_without_flush_is_at_once_even_with_a_send_in_flight,
     finish_sends_the_end_behind_the_queue_and_receiving_goes_on,
     a_reset_peer_fails_once_and_only_after_its_last_byte,
@@ -688,6 +689,29 @@ fn the_linger_limit_cuts_a_peer_that_does_not_read<D: Tested>() {
     rig.driver.close(conn, true);
     rig.wait_closed(conn);
     drop(peer);
+    rig.assert_idle();
+}
+
+fn a_peer_that_never_stops_sending_is_cut_when_it_has_been_told<D: Tested>() {
+    let mut rig = Rig::<D>::small(64, 4096);
+    let (conn, mut peer) = rig.pair();
+    let mut writing = peer.try_clone().unwrap();
+    let flood = thread::spawn(move || {
+        let mut bytes = 0_usize;
+        while let Ok(count) = writing.write(&[0; 65_536]) {
+            bytes += count;
+        }
+        bytes
+    });
+    rig.driver.send_copy(conn, b"last words");
+    let begun = Instant::now();
+    rig.driver.close(conn, true);
+    rig.wait_closed(conn);
+    assert!(begun.elapsed() < Duration::from_secs(4), "the time limit is not waited for");
+    let mut got = [0; 10];
+    peer.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"last words");
+    assert!(flood.join().unwrap() > 1 << 20);
     rig.assert_idle();
 }
 

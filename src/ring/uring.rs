@@ -157,6 +157,16 @@ impl Ring {
         }
     }
 
+    /// Takes the receive back if one is under way.
+    fn stop_receiving(&mut self, id: ConnId) {
+        if let Some(conn) = self.common.conns.get_mut(id)
+            && conn.own.receiving == Receiving::Armed
+        {
+            conn.own.receiving = Receiving::Cancelling;
+            self.kernel.cancel(conn.token(Kind::Receive, id.index));
+        }
+    }
+
     /// Hands as much of the queue to the kernel as one operation takes.
     fn send(&mut self, id: ConnId) {
         let Common { conns, out, pool, dirty, .. } = &mut self.common;
@@ -228,6 +238,7 @@ impl Driver for Ring {
         let stream = TcpStream::from(system::stream_socket(&address)?);
         system::prepare_stream(stream.as_raw_fd())?;
         let fd = stream.as_raw_fd();
+        system::probe_peer(fd)?;
         let id = self.common.conns.insert(stream, Phase::Dialing)?;
         let token = Token::new(Kind::Connect, id.index, id.generation);
         if !self.kernel.connect(fd, address, token) {
@@ -247,12 +258,8 @@ impl Driver for Ring {
     }
 
     fn pause(&mut self, conn: ConnId) {
-        if self.common.want(conn, false)
-            && let Some(found) = self.common.conns.get_mut(conn)
-            && found.own.receiving == Receiving::Armed
-        {
-            found.own.receiving = Receiving::Cancelling;
-            self.kernel.cancel(found.token(Kind::Receive, conn.index));
+        if self.common.want(conn, false) {
+            self.stop_receiving(conn);
         }
     }
 

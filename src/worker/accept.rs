@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use lockgate_bridge::Settings;
-use lockgate_lane::{Lane, ListenerRules, Opening, Secret, Side, turned_away};
+use lockgate_lane::{Lane, ListenerRules, Opening, Refusal, Secret, Side, turned_away};
 use lockgate_ring::{ConnId, Driver, ListenerId};
 
 use crate::session::{Owner, Session};
@@ -82,20 +82,20 @@ impl<D: Driver> Worker<D> {
         self.counters.connections_accepted.add(1);
         let listener = self.listeners.iter().position(|listening| listening.sockets.contains(&listener));
         let (Some(listener), Mode::Running | Mode::HandedOver) = (listener, self.mode) else {
-            return self.refuse(conn, "Lockgate is shutting down; please connect again");
+            return self.refuse(conn, Refusal::Stopping);
         };
         if let Err(why) = self.admission.enter(peer.ip(), self.sessions.len()) {
-            return self.refuse(conn, why);
+            return self.refuse(conn, Refusal::Full(why));
         }
         if let Err(error) = self.open(listener, conn, peer) {
             tracing::error!(worker = self.index, %error, "no session can be opened");
             self.admission.leave(peer.ip());
-            self.refuse(conn, "Lockgate can open no session now; please try again later");
+            self.refuse(conn, Refusal::Full("Lockgate can open no session now; please try again later"));
         }
     }
 
     /// PostgreSQL, too, speaks first when it has no room for a client, whatever the client is about to ask.
-    fn refuse(&mut self, conn: ConnId, why: &str) {
+    fn refuse(&mut self, conn: ConnId, why: Refusal) {
         self.counters.connections_refused.add(1);
         if self.turned_away.telling >= REFUSALS_MAX {
             return self.ring.close(conn, false);

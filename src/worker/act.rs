@@ -44,7 +44,8 @@ impl<D: Driver> Worker<D> {
             Action::StartTls { side: Side::Server } => self.start_server_tls(key),
             Action::Login(request) => self.login(key, &request),
             Action::Salt(request) => self.salt(key, request),
-            Action::Dial => self.dial(key),
+            Action::Seat => self.seat(key),
+            Action::Dial(which) => self.dial(key, which),
             Action::RegisterKey { process_id, secret } => self.register_key(key, process_id, secret),
             Action::RouteCancel(request) => self.route_cancel(key, request),
             Action::CancelUpstream { process_id, secret } => {
@@ -78,7 +79,10 @@ impl<D: Driver> Worker<D> {
 
     fn salt(&mut self, key: Key, request: SaltRequest) {
         match self.salts.ask(&request, key) {
-            Salt::Known(salted) => self.answers.push_back(Answer::Salted { key: SaltedKey(salted) }),
+            Salt::Known(salted) => {
+                let number = request.number;
+                self.answers.push_back(Answer::Salted { number, key: SaltedKey(salted) });
+            }
             Salt::Ask(ticket) => self.mail.send(Notice::Salt { worker: self.index, ticket, request }),
             Salt::Waiting => {}
         }
@@ -93,21 +97,25 @@ impl<D: Driver> Worker<D> {
         };
         match tls {
             Ok(tls) => session.legs[Side::Client].tls = Some(Box::new(tls)),
-            Err(error) => self.jobs.push_back(Job::Broken { session: key, side: Side::Client, error }),
+            Err(error) => {
+                let conn = session.legs[Side::Client].conn;
+                self.jobs.push_back(Job::Broken { session: key, side: Side::Client, conn, error });
+            }
         }
     }
 
     fn established(&mut self, key: Key) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        if session.stage == Stage::Arriving {
+        if session.stage == Stage::Admitted {
             session.stage = Stage::Established;
-            if std::mem::take(&mut session.waiting) {
-                self.admission.leave(session.client.ip());
-            }
             self.counters.sessions_opened.add(1);
             if session.epoch != self.snapshot.epoch {
                 self.jobs.push_back(Job::Adopt { session: key });
             }
+            if self.recorder.down().is_some() {
+                self.jobs.push_back(Job::Unrecorded { session: key });
+            }
+            self.connected(key);
         }
     }
 

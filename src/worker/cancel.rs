@@ -13,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use lockgate_bridge::{CancelFrom, DestinationTls, Notice, Order, worker_of};
-use lockgate_lane::{CancelRequest, Secret, Side};
+use lockgate_lane::{Answer, CancelRequest, Secret, Side};
 use lockgate_ring::{ConnId, Driver, Lease};
 
 use crate::session::{Job, Owner, Stage};
@@ -149,8 +149,12 @@ impl<D: Driver> Worker<D> {
                 Job::CancelAgain { session } => self.cancel_again(session),
                 Job::Unrecorded { session } => self.end_unrecorded(session),
                 Job::Adopt { session } => self.adopt_one(session),
-                Job::Broken { session, side, error } => {
-                    self.lane_closed(session, side, &format!("TLS: {error}"))
+                Job::Seated { session } => self.answer(session, Answer::Seated(Ok(()))),
+                Job::Broken { session, side, conn, error } => {
+                    let now = self.sessions.get(session).and_then(|session| session.legs[side].conn);
+                    if now == conn {
+                        self.lane_closed(session, side, &format!("TLS: {error}"));
+                    }
                 }
             }
         }
@@ -221,8 +225,9 @@ impl<D: Driver> Worker<D> {
     pub(crate) fn cancel_upstream(&mut self, key: Key, process_id: u32, secret: &[u8]) {
         let requesters = std::mem::take(&mut self.requesters);
         let upstream = self.sessions.get(key).and_then(|session| session.upstream.as_ref());
-        let address = upstream.and_then(|upstream| upstream.address);
-        let destination = upstream.and_then(|upstream| upstream.tls.clone());
+        let place = upstream.and_then(|upstream| upstream.place());
+        let address = place.map(|place| place.address);
+        let destination = place.and_then(|place| place.tls.clone());
         let dialed =
             address.ok_or_else(|| io::Error::other("no connection")).and_then(|at| self.ring.dial(at));
         let conn = match dialed {

@@ -66,6 +66,7 @@ impl<D: Driver> Worker<D> {
 
     /// Tells the lane what TLS found, in the order in which it happened.
     pub(crate) fn tls_progress(&mut self, key: Key, side: Side, progress: Progress, plain: &mut [u8]) {
+        let conn = self.sessions.get(key).and_then(|session| session.legs[side].conn);
         match side {
             Side::Server if progress.established => self.server_tls_ready(key),
             Side::Client if progress.established && !self.names_its_protocol(key) => {
@@ -79,6 +80,10 @@ impl<D: Driver> Worker<D> {
         }
         if !plain.is_empty() {
             self.receive_plain(key, side, plain);
+        }
+        if self.sessions.get(key).and_then(|session| session.legs[side].conn) != conn {
+            // The lane has gone on to another server: the rest of this one is nobody's business.
+            return;
         }
         if let Some(error) = progress.error {
             self.lane_closed(key, side, &format!("TLS: {error}"));
@@ -135,11 +140,11 @@ impl<D: Driver> Worker<D> {
         self.ring.close(conn, false);
     }
 
-    /// Nothing more comes from a side: the lane hears of it once.
+    /// Nothing more comes from a side: the lane hears of it once, and of an error even behind the end.
     pub(crate) fn lane_closed(&mut self, key: Key, side: Side, error: &str) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let leg = &mut session.legs[side];
-        if std::mem::replace(&mut leg.ended, true) {
+        if std::mem::replace(&mut leg.ended, true) && error.is_empty() {
             return;
         }
         if let Some(conn) = leg.conn {
@@ -240,6 +245,8 @@ impl<D: Driver> Worker<D> {
         if side == Side::Client && std::mem::take(&mut session.waiting) {
             self.admission.leave(session.client.ip());
         }
+        self.unseat(key);
+        let Some(session) = self.sessions.get_mut(key) else { return };
         if session.is_gone() {
             self.forget(key);
             self.sessions.remove(key);
@@ -250,7 +257,7 @@ impl<D: Driver> Worker<D> {
     /// Takes a session out of everything that finds it.
     pub(crate) fn forget(&mut self, key: Key) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        if session.stage == Stage::Arriving {
+        if session.stage == Stage::Arriving || session.stage == Stage::Admitted {
             self.counters.sessions_failed.add(1);
         }
         session.stage = Stage::Over;
@@ -263,6 +270,7 @@ impl<D: Driver> Worker<D> {
         for requester in cancel.map(|cancel| cancel.waiting).unwrap_or_default() {
             self.cancel_done(requester);
         }
+        self.unseat(key);
     }
 
     /// Closes whatever connections the session still has, at once.

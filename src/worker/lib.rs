@@ -2,8 +2,8 @@
 //! passes between a client and a target but through a lane, and no command before its record is as safe as
 //! configured.
 //!
-//! A [`run`] owns everything it touches: it shares no memory with another worker, takes no lock, and meets control
-//! and its peers in mailboxes only. What it does is one loop (`turn.rs`):
+//! A [`run`] owns everything it touches: it shares no memory with another worker but the counters of
+//! [`lockgate_bridge::Seats`], takes no lock, and meets control and its peers in mailboxes only. What it does is one loop (`turn.rs`):
 //!
 //! ```text
 //!   reap the ring ─► take orders ─► feed lanes, carry out their actions ─► due timers ─► commit the recording
@@ -25,6 +25,7 @@ mod mail;
 mod orders;
 mod recorder;
 mod salts;
+mod seating;
 mod send;
 mod session;
 mod table;

@@ -46,10 +46,11 @@ impl<D: Driver> Worker<D> {
             }
             Order::Siblings { any } => self.siblings = any,
             Order::Salted { ticket, key } => {
-                for session in self.salts.answered(ticket, key.0) {
-                    self.answer(session, Answer::Salted { key: key.clone() });
+                for (session, number) in self.salts.answered(ticket, key.0) {
+                    self.answer(session, Answer::Salted { number, key: key.clone() });
                 }
             }
+            Order::SeatFree => self.fill_seats(),
             Order::Drain { deadline_ns, ending } => self.drain(deadline_ns, ending),
             Order::Ping { number } => self.mail.send(Notice::Pong { worker: self.index, number }),
             Order::Stop => self.stop(),
@@ -64,6 +65,8 @@ impl<D: Driver> Worker<D> {
         for key in self.all() {
             self.adopt_one(key);
         }
+        // Limits may be others now.
+        self.fill_seats();
     }
 
     /// Gives one session its place in the snapshot; a session without one ends.

@@ -148,7 +148,10 @@ impl Recorder {
         } else {
             self.waiting_since_ns.map(|since| since + BLOCK_AGE_NS)
         };
-        let ask = self.asked.filter(|_| self.down.is_some()).map(|(_, at_ns)| at_ns + ASK_AGAIN_NS);
+        // While a write is stuck there may be nothing to ask for.
+        let missing =
+            self.down.is_some() && self.next.is_none() && self.writer.needs_segment() && self.goes_on();
+        let ask = self.asked.filter(|_| missing).map(|(_, at_ns)| at_ns + ASK_AGAIN_NS);
         let end = match self.end {
             End::Finishing { until_ns } | End::Closing { until_ns } | End::Syncing { until_ns, .. } => {
                 Some(until_ns)

@@ -31,7 +31,8 @@ pub(crate) enum Salt {
 pub(crate) struct Salts {
     known: HashMap<Question, Zeroizing<[u8; 32]>>,
     asked: HashMap<u64, Question>,
-    waiting: HashMap<Question, Vec<Key>>,
+    /// Sessions, each with its own number for the question.
+    waiting: HashMap<Question, Vec<(Key, u32)>>,
     last_ticket: u64,
 }
 
@@ -44,7 +45,7 @@ impl Salts {
             return Salt::Known(**key);
         }
         let waiting = self.waiting.entry(question).or_default();
-        waiting.push(session);
+        waiting.push((session, request.number));
         if waiting.len() > 1 {
             return Salt::Waiting;
         }
@@ -54,7 +55,7 @@ impl Salts {
     }
 
     /// Control answered: who waited for it.
-    pub(crate) fn answered(&mut self, ticket: u64, key: [u8; 32]) -> Vec<Key> {
+    pub(crate) fn answered(&mut self, ticket: u64, key: [u8; 32]) -> Vec<(Key, u32)> {
         let Some(question) = self.asked.remove(&ticket) else { return Vec::new() };
         if self.known.len() >= SALTS_MAX {
             self.known.clear();
@@ -88,6 +89,7 @@ mod tests {
             password: Secret::new(password.as_bytes().to_vec()),
             salt: salt.as_bytes().to_vec(),
             iterations,
+            number: 7,
         }
     }
 
@@ -98,7 +100,7 @@ mod tests {
         let mut salts = Salts::default();
         let Salt::Ask(ticket) = salts.ask(&request("p", "s", 1), a) else { panic!("unknown yet") };
         assert_eq!(salts.ask(&request("p", "s", 1), b), Salt::Waiting);
-        assert_eq!(salts.answered(ticket, [7; 32]), vec![a, b]);
+        assert_eq!(salts.answered(ticket, [7; 32]), vec![(a, 7), (b, 7)]);
         assert_eq!(salts.ask(&request("p", "s", 1), a), Salt::Known([7; 32]));
         assert_eq!(salts.answered(ticket, [8; 32]), vec![]);
         assert_eq!(

@@ -167,7 +167,8 @@ impl<D: Driver> Worker<D> {
         let sealed = tls.seal(plain, &mut self.cipher);
         self.send_cipher(key, side);
         if let Err(error) = sealed {
-            self.jobs.push_back(Job::Broken { session: key, side, error });
+            let conn = self.sessions.get(key).and_then(|session| session.legs[side].conn);
+            self.jobs.push_back(Job::Broken { session: key, side, conn, error });
         }
     }
 

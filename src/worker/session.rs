@@ -9,6 +9,7 @@ use lockgate_recording::SessionId;
 use lockgate_ring::ConnId;
 
 use crate::cancel::{Cancel, Requester};
+use crate::seating::Seat;
 use crate::tls::Tls;
 use crate::upstream::Upstream;
 
@@ -37,6 +38,8 @@ pub(crate) struct Session {
     pub recorded: u64,
     /// Commands whose records are not written yet.
     pub gate: Option<Box<Gate>>,
+    /// Its place within the limits on sessions.
+    pub seat: Option<Box<Seat>>,
     /// Whereto and how, from [`lockgate_lane::Action::Dial`] on.
     pub upstream: Option<Box<Upstream>>,
     /// The process id under which its cancel key is registered.
@@ -52,6 +55,8 @@ pub(crate) struct Session {
 pub(crate) enum Stage {
     /// Limits before authentication apply.
     Arriving,
+    /// Authenticated; the target's side is being made, or waited for.
+    Admitted,
     /// Authenticated and connected.
     Established,
     /// A cancel request: the connection closes when it is done.
@@ -124,6 +129,7 @@ impl Session {
             armed_ns: u64::MAX,
             recorded: 0,
             gate: None,
+            seat: None,
             upstream: None,
             registered: None,
             in_line: false,
@@ -237,8 +243,10 @@ pub(crate) enum Job {
     Unrecorded { session: crate::table::Key },
     /// Give a session its place in a snapshot that came while it logged in.
     Adopt { session: crate::table::Key },
+    /// Tell a session that it has its seat.
+    Seated { session: crate::table::Key },
     /// Tell a session that one of its connections is of no further use.
-    Broken { session: crate::table::Key, side: Side, error: String },
+    Broken { session: crate::table::Key, side: Side, conn: Option<ConnId>, error: String },
 }
 
 #[cfg(test)]

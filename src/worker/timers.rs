@@ -10,8 +10,12 @@ use crate::table::Key;
 pub(crate) enum Timer {
     /// A session's lane wanted to be called.
     Lane(Key),
-    /// A session's connection to its target must stand, TLS included.
+    /// A session must stand.
     Connect(Key),
+    /// A session has waited long enough for its seat.
+    Seat(Key),
+    /// Whoever waits for a seat looks again.
+    Seats,
     /// A client that asked to cancel has waited long enough.
     Cancel(Key),
     /// A connection that delivers a cancel request must be done.

@@ -21,6 +21,7 @@ use crate::keys::Keys;
 use crate::mail::Mail;
 use crate::recorder::{Recorder, Turn};
 use crate::salts::Salts;
+use crate::seating::Seating;
 use crate::session::{Job, Owner, Owners, Session};
 use crate::table::{Key, Table};
 use crate::timers::{Timer, Timers};
@@ -60,6 +61,7 @@ pub(crate) struct Worker<D: Driver> {
     pub couriers: Table<Courier>,
     pub owners: Owners,
     pub admission: Admission,
+    pub seating: Seating,
     pub turned_away: TurnedAway,
     pub keys: Keys,
     pub salts: Salts,
@@ -217,6 +219,7 @@ impl<D: Driver> Worker<D> {
             couriers: Table::new(),
             owners: Owners::default(),
             admission: Admission::new(setup.limits),
+            seating: Seating::default(),
             turned_away: TurnedAway::default(),
             keys: Keys::default(),
             salts: Salts::default(),
@@ -295,6 +298,8 @@ impl<D: Driver> Worker<D> {
         recorder.pump(ring, &mut outbox.records, gated, &mut Turn { now: *now, counters, mail });
         self.recorded_len = self.outbox.records.len();
         self.end_if_recording_is_down();
+        // Sessions that ended here made room for others.
+        self.run_jobs();
     }
 
     /// The one place that decides how long the worker sleeps.
@@ -400,6 +405,8 @@ impl<D: Driver> Worker<D> {
             match timer {
                 Timer::Lane(key) => self.lane_deadline(key),
                 Timer::Connect(key) => self.connect_deadline(key),
+                Timer::Seat(key) => self.seat_deadline(key),
+                Timer::Seats => self.seats_again(),
                 Timer::Cancel(key) => self.cancel_deadline(key),
                 Timer::Courier(key) => self.courier_over(key, Some("it took too long")),
                 Timer::Drain => self.drain_deadline(),

@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import selectors
+import signal
 import socket
 import struct
 import time
@@ -158,7 +159,8 @@ def cancels_unknown(field):
 def cancels_known(field):
     """CancelRequests with the right key of a session, whose senders do not wait."""
     owner = Peer(field)
-    request = struct.pack("!II", 8 + len(owner.key), 80877102) + owner.key
+    process_id, secret = owner.key
+    request = struct.pack("!III", 12 + len(secret), 80877102, process_id) + secret
 
     def step():
         for _ in range(20):
@@ -202,6 +204,23 @@ def handshakes(field):
 
     with running(step, 0.1) as attack:
         yield attack
+
+
+@contextlib.contextmanager
+def stalls(field):
+    """No attack: the gateway is stopped for 40 ms at a time."""
+    process = field.gateway.process
+
+    def step():
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.04)
+        process.send_signal(signal.SIGCONT)
+
+    try:
+        with running(step, 0.1) as attack:
+            yield attack
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 # ---- sessions that misbehave ----------------------------------------------------------------------------------------
@@ -281,8 +300,8 @@ def copy_in(field):
 
 
 @contextlib.contextmanager
-def results_unread(field, count=24):
-    """Results without end for clients whose window is shut."""
+def results_unread(field, count=64):
+    """Results without end for clients whose window is shut: more than a worker has receive slots for."""
     peers = [Peer(field, rcvbuf=4096) for _ in range(count)]
     for number, peer in enumerate(peers):
         sql = (

@@ -1,6 +1,7 @@
-"""Connections that are reset after each of their bytes in turn, on the client's side and on the server's."""
+"""Connections that end after each of their bytes in turn, on the client's side and on the server's, with and without TLS."""
 
 import contextlib
+import itertools
 import selectors
 import socket
 import threading
@@ -13,11 +14,10 @@ from .field import DATABASE, Field, Peer, knock, inside_tls, reset, startup
 
 
 class Scripted(Peer):
-    """A session that is reset when it has sent so many bytes."""
+    """A session that ends by `end` when it has sent so many bytes of what is inside TLS."""
 
-    def __init__(self, field, cut, tls):
-        self.field, self.left, self.tls = field, cut, tls
-        self.sent = 0
+    def __init__(self, field, cut, tls, end):
+        self.field, self.left, self.tls, self.end = field, cut, tls, end
 
     def live(self):
         """One transaction; whether it came to its end."""
@@ -39,7 +39,7 @@ class Scripted(Peer):
             socket_ = self.socket.below if isinstance(self.socket, Sender) else self.socket
             with contextlib.suppress(AttributeError):
                 self.stream.close()
-            reset(socket_)
+            self.end(socket_)
 
     def _send(self, data):
         Sender(self.socket, self).sendall(data)
@@ -67,26 +67,33 @@ def client_side(server, work, options):
     """Cut by the client after byte k, for each k: nothing stays, and nothing that was not committed is there."""
     with Field(server, work, "client_side", options, victims=False) as field:
         before, total = field.figures(), 0
-        for tls in (False, True):
-            step, cut = (1 if options.full else 7), 0
-            while not Scripted(field, cut, tls).live():
+        step = 1 if options.full else 7
+        for tls, end in itertools.product((False, True), (reset, truncate)):
+            cut = 0
+            while not Scripted(field, cut, tls, end).live():
                 cut += step
                 total += 1
         field.settled(before)
         await_rollback(server)
         closed(field)
-        say(f"| reset by the client at each {'byte' if options.full else 'seventh byte'} | {total} sessions, none left |")
+        say(f"| reset or ended by the client at every {step}. byte, with and without TLS | {total} sessions, none left |")
+
+
+def truncate(peer):
+    """FIN without a word: TLS is cut off, too."""
+    with contextlib.suppress(OSError):
+        peer.shutdown(socket.SHUT_WR)
+    peer.close()
 
 
 class Cutter(threading.Thread):
-    """Between the gateway and the server: resets both ways when the server has said so many bytes."""
+    """Between the gateway and the server: ends connections that come while `cut` is set when the server has said so much."""
 
-    def __init__(self, server_port):
+    def __init__(self, server_port, end):
         super().__init__(daemon=True)
-        self.server_port, self.cut = server_port, None
+        self.server_port, self.end, self.cut = server_port, end, None
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
-        self.said = 0
 
     def run(self):
         while True:
@@ -97,10 +104,8 @@ class Cutter(threading.Thread):
             threading.Thread(target=self.carry, args=(near,), daemon=True).start()
 
     def carry(self, near):
+        left = self.cut
         far = socket.create_connection(("127.0.0.1", self.server_port))
-        first = near.recv(65536)
-        far.sendall(first)
-        left = self.cut if b"catalog_reader" not in first and self.cut is not None else None
         pairs = {near: far, far: near}
         selector = selectors.DefaultSelector()
         for peer in pairs:
@@ -120,52 +125,60 @@ class Cutter(threading.Thread):
                         left -= len(data)
                     pairs[key.fileobj].sendall(data)
         selector.close()
-        reset(near)
-        reset(far)
+        self.end(near)
+        self.end(far)
 
     def stop(self):
         self.listener.close()
 
 
 def server_side(server, work, options):
-    """Cut on the server's side after byte k: the client is told, or its connection ends; nothing stays."""
-    cutter = Cutter(server.port)
+    """Reset on the server's side after byte k: the client is told, or its connection ends; nothing stays."""
+    cut_by_the_server(server, work, options, "server_side", reset, tls=False, step=1 if options.full else 11)
+
+
+def server_side_tls(server, work, options):
+    """The server's TLS stream ends after byte k, without close_notify: never as if the session had ended well."""
+    cut_by_the_server(server, work, options, "server_side_tls", truncate, tls=True, step=5 if options.full else 67)
+
+
+def cut_by_the_server(server, work, options, name, end, tls, step):
+    cutter = Cutter(server.port, end)
     cutter.start()
     try:
-        with Field(server, work, "server_side", options, target_port=cutter.port, victims=False) as field:
-            before, cut, step = field.figures(), 0, (1 if options.full else 11)
-            told, total = {}, 0
-            while True:
+        with Field(server, work, name, options, target_port=cutter.port, target_tls=tls, victims=False) as field:
+            # The catalog's connection stands, and is not to be cut.
+            before, told, cut = field.figures(), {}, 0
+            while "done" not in told:
                 cutter.cut = cut
                 began = time.monotonic()
                 outcome = conversation(field)
                 if time.monotonic() - began > 3:
                     raise Trouble(f"cut after byte {cut}: the client waited {time.monotonic() - began:.1f} s")
                 told[outcome] = told.get(outcome, 0) + 1
-                if outcome == "no word":
-                    say(f"  cut after byte {cut}: no word")
-                total += 1
-                if outcome == "done":
-                    break
                 cut += step
             cutter.cut = None
-            if set(told) - {"done", "08006", "57P01", "08001"}:
+            if set(told) - {"done", "cut short", "08006", "57P01", "08001"}:
                 raise Trouble(f"clients were told {told}")
             field.settled(before)
             closed(field)
-            say(f"| reset on the server's side at each {'byte' if options.full else 'eleventh byte'} | {total} sessions, told {told} |")
+            how = "TLS truncated" if tls else "reset"
+            say(f"| {how} on the server's side at every {step}. byte | {sum(told.values())} sessions, told {told} |")
     finally:
         cutter.stop()
 
 
 def conversation(field):
-    """What a client hears of a session that may be cut: "done", or a SQLSTATE."""
+    """What a client hears of a session that may be cut: "done", a SQLSTATE, or that a message was cut short."""
     try:
         with Peer(field) as peer:
-            peer.simple("SELECT name FROM public.items WHERE id < 4")
-            return "done"
+            rows = peer.simple("SELECT name FROM public.items WHERE id < 4")
+            return "done" if len(rows) == 3 else f"{len(rows)} rows of 3"
     except wire.Refused as refused:
         return refused.fields["C"]
+    except wire.CutShort:
+        # Nothing can be said inside of a row.
+        return "cut short"
     except (OSError, EOFError):
         return "no word"
 
@@ -190,4 +203,4 @@ def closed(field):
         raise Trouble(f"lockgate-replay list: {shown[-500:]}")
 
 
-CASES = (client_side, server_side)
+CASES = (client_side, server_side, server_side_tls)

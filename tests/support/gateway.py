@@ -37,6 +37,8 @@ class Target:
     # Role and password of the catalog's own connection; None: the target's.
     catalog: tuple[str, str] | None = None
     catalog_poll: str | None = None
+    # Lines of the configuration beside those above; an `address` there takes the place of the port.
+    more: dict = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -44,6 +46,8 @@ class User:
     name: str
     groups: list[str]
     password: str = dataclasses.field(default_factory=lambda: secrets.token_urlsafe(18))
+    # Lines of the configuration beside those above.
+    more: dict = dataclasses.field(default_factory=dict)
 
 
 class Gateway:
@@ -111,7 +115,9 @@ class Gateway:
         lines += ["[recording]", f'durability = "{self.durability}"', f'segment_bytes = "{self.segment}"', ""]
         lines += ["[[listener]]", 'protocol = "postgres"', f'bind = "127.0.0.1:{self.port}"', f'tls = "{self.tls}"', ""]
         for target in self.targets:
-            lines += ["[[target]]", f'name = "{target.name}"', 'protocol = "postgres"', f'address = "127.0.0.1:{target.port}"']
+            more = {"address": f'"127.0.0.1:{target.port}"'} | target.more
+            lines += ["[[target]]", f'name = "{target.name}"', 'protocol = "postgres"']
+            lines += [f"{key} = {value}" for key, value in more.items()]
             lines += [f'database = "{target.database}"', f'user = "{target.user}"', f'tls = "{target.tls}"']
             lines += [f'ca = "{target.ca}"'] if target.ca else []
             lines += [f'catalog_poll = "{target.catalog_poll}"'] if target.catalog_poll else []
@@ -122,6 +128,7 @@ class Gateway:
         for user in self.users:
             groups = ", ".join(f'"{group}"' for group in user.groups)
             lines += ["[[user]]", f'name = "{user.name}"', f"groups = [{groups}]"]
+            lines += [f"{key} = {value}" for key, value in user.more.items()]
             lines += [f'password = {{ file = "secrets/user-{user.name}" }}', ""]
         lines += ["[policy]", 'paths = ["policies/"]', "", "[admin]", f'bind = "127.0.0.1:{self.admin}"']
         return "\n".join(lines) + "\n"

@@ -112,9 +112,26 @@ class Server:
         machine.own(key)
         self.settings |= {"ssl": "on", "ssl_cert_file": f"'{cert}'", "ssl_key_file": f"'{key}'"}
 
-    def _launch(self):
+    def again(self):
+        """Starts it once more, where it was."""
+        self._launch(self.port)
+
+    def copy(self, folder):
+        """A standby of this server, running, in a folder of its own."""
+        standby = Server(folder, bin=self.bin, superuser=self.superuser, auth=self.auth, settings=self.settings)
+        standby.password = self.password
+        standby.folder.mkdir()
+        machine.own(standby.folder)
+        argv = [self.program("pg_basebackup"), "-D", standby.data, "-R", "-X", "stream", "-c", "fast", "--no-sync", "-w"]
+        machine.run(machine.as_server_user(argv), what="pg_basebackup", cwd=standby.folder, env=self.client_env())
+        with open(standby.data / "postgresql.conf", "a") as conf:
+            conf.write(f"unix_socket_directories = '{standby.folder}'\n")
+        standby._launch()
+        return standby
+
+    def _launch(self, port=None):
         for _ in range(5):
-            self.port = self.port_wanted or machine.free_port()
+            self.port = port or self.port_wanted or machine.free_port()
             argv = machine.as_server_user([self.bin / "postgres", "-D", self.data, "-p", self.port])
             with open(self.log, "ab") as log:
                 self.process = subprocess.Popen(

@@ -10,6 +10,10 @@ import struct
 ANSWER_SECONDS_MAX = 30
 
 
+class CutShort(EOFError):
+    """The connection ended inside of a message."""
+
+
 class Refused(Exception):
     """The server said ErrorResponse; its fields by letter."""
 
@@ -75,22 +79,33 @@ class Session:
         """The next message: its type and its body."""
         header = self._exactly(5)
         kind, length = header[:1], struct.unpack("!I", header[1:])[0]
-        return kind, self._exactly(length - 4)
+        return kind, self._exactly(length - 4, begun=True)
 
-    def _exactly(self, size):
+    def _exactly(self, size, begun=False):
         got = self.stream.read(size)
-        if len(got) != size:
-            raise EOFError("the connection was closed")
-        return got
+        if len(got) == size:
+            return got
+        if got or begun:
+            raise CutShort("the connection was closed inside of a message")
+        raise EOFError("the connection was closed")
 
     def _rows(self):
         rows, refused = [], None
         while True:
-            kind, body = self.read()
+            try:
+                kind, body = self.read()
+            except EOFError:
+                # The error that ended the session says more than its end.
+                if refused:
+                    raise refused from None
+                raise
             if kind == b"D":
                 rows.append(_cells(body))
             elif kind == b"E":
                 refused = refused or Refused(fields(body))
+                if refused.fields["S"] in ("FATAL", "PANIC"):
+                    # Nothing follows but the end.
+                    raise refused
             elif kind == b"Z":
                 self.status = body
                 if refused:

@@ -6,16 +6,16 @@ use std::rc::Rc;
 
 use lockgate_codecs::postgres::{backend, frame, frontend};
 use lockgate_mask::{ColumnShape, Plan};
-use lockgate_recording::{Column, Record};
+use lockgate_recording::{Column, Record, Time};
 
-use super::expect::{Awaited, Expect, Refused};
+use super::expect::{Awaited, Expect, Refused, Running};
 use super::inbound::{Origin, Step, relay};
 use super::legality::{self, ClientState};
 use super::parameters::is_safe_encoding;
 use super::session::Session;
 use super::trouble::Trouble;
 use super::{Core, Turn};
-use crate::Side;
+use crate::{Outbox, Side};
 
 /// Longest message of a server's that is looked at whole (everything but rows, COPY data and function results), in
 /// bytes: an error may quote a long statement.
@@ -49,6 +49,13 @@ enum RowPlan {
     Pass,
     /// Cells are masked.
     Mask(Box<Plan>),
+}
+
+#[cfg(test)]
+impl Answers {
+    pub(super) fn is_copying_out(&self) -> bool {
+        self.copying_out
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -300,7 +307,10 @@ impl Session {
                 self.state = ClientState::CopyBoth;
             }
             backend::COPY_DONE => self.answers.copying_out = false,
-            backend::READY_FOR_QUERY => self.ready(backend::ready_for_query(body).map_err(Trouble::server)?),
+            backend::READY_FOR_QUERY => {
+                let status = backend::ready_for_query(body).map_err(Trouble::server)?;
+                self.ready(status, core, turn);
+            }
             backend::ERROR => return self.error(body, core, turn),
             backend::NOTICE => self.notice(body, core, turn)?,
             backend::NOTIFICATION => notification(body, core, turn)?,
@@ -380,7 +390,7 @@ impl Session {
 
     /// A statement has ended well: of a Query there may be more.
     fn ended(&mut self, tag: &[u8], core: &mut Core, turn: &mut Turn<'_>) {
-        self.record_masked(core, turn);
+        self.record_masked(core, turn.now, turn.out);
         let command = self.command();
         let (rows, bytes) = (std::mem::take(&mut self.answers.rows), std::mem::take(&mut self.answers.bytes));
         core.rows = core.rows.saturating_add(rows);
@@ -393,13 +403,13 @@ impl Session {
         }
     }
 
-    fn record_masked(&mut self, core: &Core, turn: &mut Turn<'_>) {
+    fn record_masked(&mut self, core: &Core, now: Time, out: &mut Outbox) {
         let command = self.command();
         if let RowPlan::Mask(mut plan) = std::mem::take(&mut self.answers.plan) {
             for (rule, cells) in plan.take_counts() {
-                turn.out.counts.cells_masked += cells;
+                out.counts.cells_masked += cells;
                 let record = Record::Masked { command, rule: &rule.name, place: &rule.place, cells };
-                turn.out.records.push(core.session, turn.now, &record);
+                out.records.push(core.session, now, &record);
             }
         }
     }
@@ -417,7 +427,11 @@ impl Session {
         }
     }
 
-    fn ready(&mut self, status: u8) {
+    fn ready(&mut self, status: u8, core: &mut Core, turn: &mut Turn<'_>) {
+        // Nothing but this ends a function call.
+        if matches!(self.expects.front(), Some(Expect::FunctionCall(running)) if !running.failed) {
+            self.ended(b"FUNCTION CALL", core, turn);
+        }
         if let Some(mut expect) = self.expects.pop() {
             self.turned(&mut expect, true);
         }
@@ -433,7 +447,7 @@ impl Session {
 
     fn error(&mut self, body: &[u8], core: &mut Core, turn: &mut Turn<'_>) -> Result<bool, Trouble> {
         let report = backend::report(body).map_err(Trouble::server)?;
-        self.record_masked(core, turn);
+        self.record_masked(core, turn.now, turn.out);
         self.answers.copying_out = false;
         core.rows = core.rows.saturating_add(std::mem::take(&mut self.answers.rows));
         self.answers.bytes = 0;
@@ -443,6 +457,9 @@ impl Session {
         if report.is_fatal() {
             self.answers.fatal = true;
             self.record_failure(&report, core, turn);
+            if let Some(running) = self.expects.front().and_then(Expect::running) {
+                running.failed = true;
+            }
             return Ok(true);
         }
         self.reading.failed();
@@ -512,6 +529,40 @@ impl Session {
 
     fn record_failure(&mut self, report: &backend::Report<'_>, core: &Core, turn: &mut Turn<'_>) {
         failure(self.command(), report).record(core, turn);
+    }
+
+    /// The session ends: the record says so of every command that has not ended.
+    pub(super) fn abandon(&mut self, trouble: &Trouble, core: &mut Core, now: Time, out: &mut Outbox) {
+        self.record_masked(core, now, out);
+        core.rows = core.rows.saturating_add(std::mem::take(&mut self.answers.rows));
+        let (severity, sqlstate) = match trouble.told() {
+            Some((severity, sqlstate, _)) => (severity, sqlstate),
+            None if *trouble == Trouble::ServerEnded => ("FATAL", String::new()),
+            // The client's own doing: what the server makes of its commands is not known.
+            None => return,
+        };
+        let (message, sqlstate) = (trouble.reason(), sqlstate.as_str());
+        while let Some(mut expect) = self.expects.pop() {
+            let command = match &mut expect {
+                Expect::Refusal(refused) | Expect::RefusedQuery(refused) => refused.command,
+                expect => match expect.running() {
+                    Some(running) if !running.failed => running.command,
+                    _ => continue,
+                },
+            };
+            let record = Record::Failed { command, severity, sqlstate, message: &message };
+            out.records.push(core.session, now, &record);
+        }
+        for expect in &mut self.pending_expects {
+            let Some(Running { command, .. }) = expect.running() else { continue };
+            let record = Record::Failed {
+                command: *command,
+                severity: "SKIPPED",
+                sqlstate: "",
+                message: "never sent: its session ended first",
+            };
+            out.records.push(core.session, now, &record);
+        }
     }
 
     fn notice(&mut self, body: &[u8], core: &Core, turn: &mut Turn<'_>) -> Result<(), Trouble> {

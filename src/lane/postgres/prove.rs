@@ -10,7 +10,7 @@ use super::parameters::Wishes;
 use super::trouble::Trouble;
 use super::{Core, Phase, Turn};
 use crate::scram::{self, ScramError};
-use crate::{Action, Grant, ListenerAuth, LoginAnswer, SaltRequest, Secret, Side, Verifier};
+use crate::{Action, Grant, ListenerAuth, LoginAnswer, NotGranted, SaltRequest, Secret, Side, Verifier};
 
 /// Longest authentication message that is read, in bytes.
 const PROOF_BYTES_MAX: usize = 10_000;
@@ -26,7 +26,7 @@ pub(super) struct Claim {
 pub(super) struct Prove {
     wishes: Wishes,
     verifier: Arc<Verifier>,
-    grant: Result<Grant, String>,
+    grant: Result<Grant, NotGranted>,
     step: Proof,
 }
 
@@ -127,7 +127,12 @@ impl Prove {
             Proof::Password => {
                 let password = Secret::new(frontend::password(body)?.to_vec());
                 let (salt, iterations) = (self.verifier.salt.clone(), self.verifier.iterations);
-                turn.out.actions.push(Action::Salt(SaltRequest { password, salt, iterations }));
+                turn.out.actions.push(Action::Salt(SaltRequest {
+                    password,
+                    salt,
+                    iterations,
+                    number: core.dials,
+                }));
                 Ok(Phase::Prove(self))
             }
             Proof::Salting => Ok(Phase::Prove(self)),
@@ -152,7 +157,10 @@ impl Prove {
     }
 
     fn proven(self, method: &'static str, core: &mut Core, turn: &mut Turn<'_>) -> Result<Phase, Trouble> {
-        let grant = self.grant.map_err(|reason| Trouble::NotAdmitted { reason })?;
+        let grant = self.grant.map_err(|why| match why {
+            NotGranted::Denied(reason) => Trouble::NotAdmitted { reason },
+            NotGranted::Unknown(message) => Trouble::TargetUnreachable { message },
+        })?;
         turn.out.send(Side::Client, |arena| backend::write_authentication(arena, 0, b""));
         Connect::begin(self.wishes, grant, method, core, turn)
     }

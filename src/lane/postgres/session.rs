@@ -138,25 +138,28 @@ impl Session {
         }
         let Some(header) = frame::header(bytes)? else { return Ok(Step::Need(frame::HEADER_BYTES)) };
         let length = header.message_bytes();
-        match legality::client(self.state, header.kind) {
-            ClientMove::Illegal => {
-                return Err(Trouble::ClientIllegal { kind: header.kind, state: state_name(self.state) });
-            }
-            ClientMove::Skip => {
-                self.stream = Some(Stream { remaining: length, to: StreamTo::Nowhere });
-                return Ok(self.stream_on(bytes, origin, core, turn));
-            }
-            ClientMove::Copy if header.kind == frontend::COPY_DATA => {
-                let command = self.running_command();
-                self.stream = Some(Stream { remaining: length, to: StreamTo::Server { command } });
-                return Ok(self.stream_on(bytes, origin, core, turn));
-            }
-            ClientMove::Copy | ClientMove::Judge => {}
+        let client_move = legality::client(self.state, header.kind);
+        if client_move == ClientMove::Illegal {
+            return Err(Trouble::ClientIllegal { kind: header.kind, state: state_name(self.state) });
         }
         let bytes_max = self.bytes_max(header.kind, core);
-        if header.body_bytes > bytes_max {
-            let oversize = Oversize { kind: header.kind, bytes: header.body_bytes, bytes_max };
-            return self.too_long(oversize, length, bytes, origin, core, turn);
+        let too_long = header.body_bytes > bytes_max;
+        if too_long && !is_judged_whole(header.kind) {
+            return Err(Trouble::ClientMalformed { what: "message length" });
+        }
+        let to = match client_move {
+            ClientMove::Skip => Some(StreamTo::Nowhere),
+            ClientMove::Copy if header.kind == frontend::COPY_DATA => {
+                Some(StreamTo::Server { command: self.running_command() })
+            }
+            _ if too_long => {
+                Some(StreamTo::Refusal(Oversize { kind: header.kind, bytes: header.body_bytes, bytes_max }))
+            }
+            _ => None,
+        };
+        if let Some(to) = to {
+            self.stream = Some(Stream { remaining: length, to });
+            return Ok(self.stream_on(bytes, origin, core, turn));
         }
         let Some(message) = bytes.get(..length) else { return Ok(Step::Need(length)) };
         self.message(header.kind, message, origin, core, turn)?;
@@ -168,29 +171,11 @@ impl Session {
             frontend::QUERY | frontend::PARSE | frontend::FUNCTION_CALL => core.limits.statement_bytes_max,
             frontend::BIND => core.limits.bind_bytes_max,
             frontend::SYNC | frontend::FLUSH | frontend::TERMINATE | frontend::COPY_DONE => 0,
+            // Passed on as it comes.
+            frontend::COPY_DATA => return usize::MAX,
             _ => return NAMING_BYTES_MAX,
         };
         usize::try_from(limit).unwrap_or(usize::MAX)
-    }
-
-    fn too_long(
-        &mut self,
-        oversize: Oversize,
-        length: usize,
-        bytes: &[u8],
-        origin: Origin,
-        core: &mut Core,
-        turn: &mut Turn<'_>,
-    ) -> Result<Step, Trouble> {
-        let judged = matches!(
-            oversize.kind,
-            frontend::QUERY | frontend::PARSE | frontend::BIND | frontend::FUNCTION_CALL
-        );
-        if !judged {
-            return Err(Trouble::ClientMalformed { what: "message length" });
-        }
-        self.stream = Some(Stream { remaining: length, to: StreamTo::Refusal(oversize) });
-        Ok(self.stream_on(bytes, origin, core, turn))
     }
 
     fn stream_on(&mut self, bytes: &[u8], origin: Origin, core: &mut Core, turn: &mut Turn<'_>) -> Step {
@@ -323,6 +308,11 @@ impl Session {
         self.turned(&mut expect, false);
         expect.undo(&mut self.names);
     }
+}
+
+/// One that is too long is read to its end and refused; any other is a protocol error.
+fn is_judged_whole(kind: u8) -> bool {
+    matches!(kind, frontend::QUERY | frontend::PARSE | frontend::BIND | frontend::FUNCTION_CALL)
 }
 
 fn state_name(state: ClientState) -> &'static str {

@@ -8,25 +8,27 @@ use lockgate_facts::postgres::Catalog;
 
 use crate::rig::{MASKED_TABLE, PASSWORD, Rig, Settings, ready, server_welcome};
 use crate::{
-    Action, Answer, Limits, ListenerAuth, ListenerRules, ListenerTls, SaltedKey, Secret, Side, TargetTls,
+    Action, Answer, Dialed, Limits, ListenerAuth, ListenerRules, ListenerTls, SaltedKey, Secret, Side,
+    TargetTls,
 };
 
-const READ_ONLY: &str = "policy p for group \"g\" on target \"t\" { allow transaction allow set on * }";
+pub(super) const READ_ONLY: &str =
+    "policy p for group \"g\" on target \"t\" { allow transaction allow set on * }";
 
-fn settings(policy: &str) -> Settings {
+pub(super) fn settings(policy: &str) -> Settings {
     Settings { policy: policy.to_owned(), ..Settings::default() }
 }
 
-fn standing(settings: &Settings) -> Rig {
+pub(super) fn standing(settings: &Settings) -> Rig {
     Rig::standing(settings, Arc::new(Catalog::empty())).expect("a rig")
 }
 
-fn new(settings: &Settings) -> Rig {
+pub(super) fn new(settings: &Settings) -> Rig {
     Rig::new(settings, Arc::new(Catalog::empty())).expect("a rig")
 }
 
 /// Messages as text: type, then what matters of the body.
-fn show(mut bytes: &[u8]) -> Vec<String> {
+pub(super) fn show(mut bytes: &[u8]) -> Vec<String> {
     let mut shown = Vec::new();
     while let Some(message) = frame::split(bytes).expect("well-formed") {
         let kind = char::from(message.kind);
@@ -44,19 +46,19 @@ fn show(mut bytes: &[u8]) -> Vec<String> {
     shown
 }
 
-fn query(text: &str) -> Vec<u8> {
+pub(super) fn query(text: &str) -> Vec<u8> {
     let mut out = Vec::new();
     frontend::write_query(&mut out, text.as_bytes());
     out
 }
 
-fn parse(name: &str, text: &str) -> Vec<u8> {
+pub(super) fn parse(name: &str, text: &str) -> Vec<u8> {
     let mut out = Vec::new();
     frontend::write_parse(&mut out, name.as_bytes(), text.as_bytes());
     out
 }
 
-fn bind(portal: &str, statement: &str, result_formats: &[i16]) -> Vec<u8> {
+pub(super) fn bind(portal: &str, statement: &str, result_formats: &[i16]) -> Vec<u8> {
     let mut out = Vec::new();
     write::message(&mut out, frontend::BIND, |body| {
         body.string(portal.as_bytes()).string(statement.as_bytes()).i16(0).i16(0);
@@ -68,13 +70,13 @@ fn bind(portal: &str, statement: &str, result_formats: &[i16]) -> Vec<u8> {
     out
 }
 
-fn describe(what: Named, name: &str) -> Vec<u8> {
+pub(super) fn describe(what: Named, name: &str) -> Vec<u8> {
     let mut out = Vec::new();
     frontend::write_describe(&mut out, what, name.as_bytes());
     out
 }
 
-fn execute(portal: &str) -> Vec<u8> {
+pub(super) fn execute(portal: &str) -> Vec<u8> {
     let mut out = Vec::new();
     write::message(&mut out, frontend::EXECUTE, |body| {
         body.string(portal.as_bytes()).i32(0);
@@ -82,17 +84,17 @@ fn execute(portal: &str) -> Vec<u8> {
     out
 }
 
-fn empty(kind: u8) -> Vec<u8> {
+pub(super) fn empty(kind: u8) -> Vec<u8> {
     let mut out = Vec::new();
     frontend::write_empty(&mut out, kind);
     out
 }
 
-fn sync() -> Vec<u8> {
+pub(super) fn sync() -> Vec<u8> {
     empty(frontend::SYNC)
 }
 
-fn complete(tag: &str) -> Vec<u8> {
+pub(super) fn complete(tag: &str) -> Vec<u8> {
     let mut out = Vec::new();
     write::message(&mut out, backend::COMMAND_COMPLETE, |body| {
         body.string(tag.as_bytes());
@@ -100,13 +102,13 @@ fn complete(tag: &str) -> Vec<u8> {
     out
 }
 
-fn idle(status: u8) -> Vec<u8> {
+pub(super) fn idle(status: u8) -> Vec<u8> {
     let mut out = Vec::new();
     ready(&mut out, status);
     out
 }
 
-fn row(cells: &[Option<&[u8]>]) -> Vec<u8> {
+pub(super) fn row(cells: &[Option<&[u8]>]) -> Vec<u8> {
     let mut out = Vec::new();
     write::message(&mut out, backend::DATA_ROW, |body| {
         body.i16(i16::try_from(cells.len()).unwrap());
@@ -121,7 +123,7 @@ fn row(cells: &[Option<&[u8]>]) -> Vec<u8> {
 }
 
 /// Columns of the masked table by attribute number; 0 is a column of no table. All of type text.
-fn columns(attributes: &[i16]) -> Vec<u8> {
+pub(super) fn columns(attributes: &[i16]) -> Vec<u8> {
     let mut out = Vec::new();
     write::message(&mut out, backend::ROW_DESCRIPTION, |body| {
         body.i16(i16::try_from(attributes.len()).unwrap());
@@ -133,14 +135,14 @@ fn columns(attributes: &[i16]) -> Vec<u8> {
     out
 }
 
-fn error(severity: &str, code: &str) -> Vec<u8> {
+pub(super) fn error(severity: &str, code: &str) -> Vec<u8> {
     let mut out = Vec::new();
     let text = backend::ErrorText { severity, code, message: "server says no", detail: "", hint: "" };
     backend::write_error(&mut out, &text);
     out
 }
 
-fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+pub(super) fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     write::message(&mut out, kind, |writer| {
         writer.bytes(body);
@@ -222,7 +224,7 @@ fn what_is_logged_of_a_session_holds_no_secret() {
     let shown = format!("{:?}", rig.lane);
     let register = Action::RegisterKey { process_id: 77, secret: Secret::new(b"1234".to_vec()) };
     let cancel = Action::CancelUpstream { process_id: 77, secret: Secret::new(b"1234".to_vec()) };
-    let salted = Answer::Salted { key: SaltedKey(*b"12341234123412341234123412341234") };
+    let salted = Answer::Salted { number: 0, key: SaltedKey(*b"12341234123412341234123412341234") };
     for shown in [shown, format!("{register:?}"), format!("{cancel:?}"), format!("{salted:?}")] {
         assert!(!shown.contains("49, 50, 51, 52"), "the server's key: {shown}");
         assert!(!shown.contains("90, 90, 90, 90"), "what secrets come from: {shown}");
@@ -503,6 +505,8 @@ fn what_is_not_legal_closes_with_a_protocol_error() {
         ("no zero", message(b'Q', b"SELECT 1")),
         ("two strings", message(b'Q', b"SELECT 1\0DROP TABLE x\0")),
         ("endless Describe", vec![b'D', 0x7f, 255, 255, 255]),
+        ("endless CopyDone", vec![b'c', 0x7f, 255, 255, 255]),
+        ("endless CopyFail", vec![b'f', 0x7f, 255, 255, 255]),
     ] {
         let mut rig = standing(&Settings::default());
         rig.client(&bytes);
@@ -706,7 +710,7 @@ fn an_error_at_sync_is_passed_on() {
 
 // ----- masks -----------------------------------------------------------------------------------------------------
 
-fn masked() -> Settings {
+pub(super) fn masked() -> Settings {
     Settings { masked: true, ..Settings::default() }
 }
 
@@ -861,8 +865,8 @@ fn a_server_that_dies_is_told_to_the_client() {
 #[test]
 fn an_unasked_answer_changes_nothing() {
     let mut rig = standing(&Settings::default());
-    rig.answer(Answer::Dialed(Err(String::from("late"))));
-    rig.answer(Answer::Salted { key: SaltedKey([0; 32]) });
+    rig.answer(Answer::Dialed(Dialed::Exhausted));
+    rig.answer(Answer::Salted { number: 0, key: SaltedKey([0; 32]) });
     assert!(rig.closed.is_none());
     rig.client(&query("SELECT 1"));
     assert_eq!(show(&rig.take_server()), [r"Q SELECT 1\x00"]);
@@ -887,6 +891,42 @@ fn a_flood_takes_many_turns_and_loses_nothing() {
     }
     assert_eq!(all, 1000);
     assert!(turns > 10, "{turns}");
+}
+
+#[test]
+fn a_client_that_has_left_has_its_last_commands_carried_out() {
+    let mut rig = standing(&Settings::default());
+    let flood: Vec<u8> = (0..200).flat_map(|number| query(&format!("SELECT {number}"))).collect();
+    rig.one_turn(Side::Client, &[&flood[..], b"Q\0\0\0\x20SELECT"].concat());
+    rig.hang_up(Side::Client, "");
+    assert_eq!(rig.closed, None);
+    while rig.lane.is_unfinished() {
+        rig.go_on();
+    }
+    assert_eq!(show(&rig.take_server()).len(), 200);
+    assert!(rig.closed.is_some(), "of what is left, nothing can come of it");
+}
+
+#[test]
+fn a_client_whose_connection_breaks_behind_its_last_word_is_waited_for_no_more() {
+    let mut rig = standing(&Settings::default());
+    rig.one_turn(Side::Client, &query("SELECT 1").repeat(200));
+    rig.hang_up(Side::Client, "");
+    rig.hang_up(Side::Client, "reset");
+    assert!(rig.closed.is_some() && !rig.lane.is_unfinished());
+}
+
+#[test]
+fn who_stands_in_line_gets_its_share_there() {
+    let mut rig = standing(&Settings::default());
+    rig.one_turn(Side::Client, &query("SELECT 1").repeat(200));
+    let first = show(&rig.take_server()).len();
+    rig.wait(1);
+    rig.one_turn(Side::Client, &query("SELECT 2"));
+    rig.one_turn(Side::Server, &idle(b'I'));
+    assert!(rig.take_server().is_empty(), "others come first");
+    rig.go_on();
+    assert!(show(&rig.take_server()).len() >= first);
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub(super) enum Trouble {
     /// More than may be sent before it is asked for.
     TooEarly,
     /// Not authenticated in time.
-    LoginTimeout { waiting_for_server: bool },
+    LoginTimeout,
     /// The listener wants TLS.
     TlsRequired,
     /// A protocol that is not spoken here.
@@ -42,6 +42,8 @@ pub(super) enum Trouble {
     BadSasl { error: ScramError },
     /// It proved itself and may not connect.
     NotAdmitted { reason: String },
+    /// A limit on sessions is in the way.
+    NoSeat { message: String },
     /// Policy denies the start-up parameters.
     StartupDenied { message: String, detail: String },
     /// The target cannot be reached, or not in the way its `tls` demands.
@@ -81,7 +83,7 @@ impl Trouble {
     /// Whose doing it is.
     pub(super) fn fault(&self) -> Fault {
         match self {
-            Trouble::Goodbye => Fault::None,
+            Trouble::Goodbye | Trouble::NoSeat { .. } => Fault::None,
             // The operator's wish (class 57 is "operator intervention").
             Trouble::Terminated { sqlstate, .. } if sqlstate.starts_with("57") => Fault::None,
             Trouble::ClientGone { error } if error.is_empty() => Fault::None,
@@ -91,7 +93,7 @@ impl Trouble {
             | Trouble::ClientIllegal { .. }
             | Trouble::BytesBehindTlsRequest
             | Trouble::TooEarly
-            | Trouble::LoginTimeout { waiting_for_server: false }
+            | Trouble::LoginTimeout
             | Trouble::TlsRequired
             | Trouble::UnsupportedProtocol { .. }
             | Trouble::BadParameter { .. }
@@ -102,7 +104,6 @@ impl Trouble {
             | Trouble::UnsafeEncoding { .. } => Fault::Client,
             Trouble::ServerGone { .. }
             | Trouble::ServerEnded
-            | Trouble::LoginTimeout { waiting_for_server: true }
             | Trouble::TargetUnreachable { .. }
             | Trouble::TargetLogin { .. }
             | Trouble::TargetRefused { .. }
@@ -148,7 +149,7 @@ impl Trouble {
     }
 
     /// The table: severity, SQLSTATE, message; nothing where nobody is left to hear it.
-    fn told(&self) -> Option<(&'static str, String, String)> {
+    pub(super) fn told(&self) -> Option<(&'static str, String, String)> {
         let (code, message) = match self {
             Trouble::Goodbye | Trouble::ClientGone { .. } | Trouble::NotAPacket | Trouble::ServerEnded => {
                 return None;
@@ -169,11 +170,8 @@ impl Trouble {
             Trouble::TooEarly => {
                 ("08P01", String::from("protocol error: too many bytes before the session stands"))
             }
-            Trouble::LoginTimeout { waiting_for_server: false } => {
+            Trouble::LoginTimeout => {
                 ("57014", String::from("canceling authentication due to timeout (limits.login_timeout)"))
-            }
-            Trouble::LoginTimeout { waiting_for_server: true } => {
-                ("08001", String::from("the target did not answer in time (limits.login_timeout)"))
             }
             Trouble::TlsRequired => {
                 ("28000", String::from("this listener accepts only connections with TLS"))
@@ -188,6 +186,7 @@ impl Trouble {
             }
             Trouble::BadSasl { error } => ("08P01", sasl_message(*error).to_owned()),
             Trouble::NotAdmitted { reason } => ("28000", reason.clone()),
+            Trouble::NoSeat { message } => ("53300", message.clone()),
             Trouble::StartupDenied { message, .. } => ("42501", message.clone()),
             Trouble::TargetUnreachable { message } => ("08001", message.clone()),
             Trouble::TargetLogin { message } => ("08004", message.clone()),

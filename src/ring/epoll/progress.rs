@@ -133,7 +133,8 @@ impl Poller {
     fn take_slots(&mut self, id: ConnId, bytes: usize) {
         let Common { conns, pool, ready, .. } = &mut self.common;
         let wanted = conns.get(id).is_some_and(|conn| !conn.is_closing());
-        let mut rest = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let mut rest = bytes;
         while rest > 0
             && let Some(slot) = pool.take_next()
         {
@@ -144,6 +145,9 @@ impl Poller {
             } else {
                 pool.release(slot);
             }
+        }
+        if !wanted {
+            self.common.throw_away(id, bytes);
         }
     }
 

@@ -108,8 +108,12 @@ impl Ring {
                 pool.release(slot);
             }
             rest -= len;
-            let Some(following) = next else { return };
+            let Some(following) = next else { break };
             slot = following;
+        }
+        if !wanted && self.common.throw_away(id, bytes) {
+            self.stop_receiving(id);
+            self.advance(id);
         }
     }
 
@@ -160,13 +164,10 @@ impl Ring {
         if conn.own.connecting {
             self.kernel.cancel(conn.token(Kind::Connect, id.index));
         }
-        if conn.own.receiving == Receiving::Armed {
-            conn.own.receiving = Receiving::Cancelling;
-            self.kernel.cancel(conn.token(Kind::Receive, id.index));
-        }
         if conn.queue.is_sending() {
             self.kernel.cancel(conn.token(Kind::Send, id.index));
         }
+        self.stop_receiving(id);
         self.common.discard(id);
         self.advance(id);
     }

@@ -8,12 +8,13 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use lockgate_bridge::snapshot::{Admission, Destination, DestinationTls};
+use lockgate_bridge::snapshot::{Admission, Destination, DestinationTls, Place, Queue, SessionsMax};
 use lockgate_bridge::{
-    Counters, Ending, LateWake, ListenerSettings, Notice, Order, Outlet, Settings, Snapshot, Wake, mailbox,
+    Counters, Ending, LateWake, ListenerSettings, Notice, Order, Outlet, Seats, Settings, Snapshot, Wake,
+    mailbox,
 };
 use lockgate_lane::{
-    Identity, ListenerAuth, ListenerRules, ListenerTls, Standing, Target, TargetTls, Verifier,
+    Identity, ListenerAuth, ListenerRules, ListenerTls, SessionAttrs, Standing, Target, TargetTls, Verifier,
 };
 use lockgate_policy_dsl::Source;
 use lockgate_recording::{Recovery, SEGMENT_BYTES_MIN, SeriesStart, Time, create_segment, verify};
@@ -38,6 +39,9 @@ pub(crate) struct Options {
     /// The first segment cannot be written, and there is no other before [`Gate::supply_segments`].
     pub(crate) broken_segment: bool,
     pub(crate) dead_address_first: bool,
+    pub(crate) sessions_max: u32,
+    pub(crate) user_sessions_max: u32,
+    pub(crate) queue: Queue,
 }
 
 impl Options {
@@ -51,6 +55,9 @@ impl Options {
             lane_limits: lockgate_lane::Limits::default(),
             broken_segment: false,
             dead_address_first: false,
+            sessions_max: u32::MAX,
+            user_sessions_max: u32::MAX,
+            queue: Queue { max: 0, ns_max: 0 },
         }
     }
 }
@@ -100,7 +107,15 @@ impl Gate {
         if options.dead_address_first {
             addresses.insert(0, TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
         }
-        let snapshots = Snapshots { addresses, tls: options.server_tls.then_some(trust) };
+        let snapshots = Snapshots {
+            addresses,
+            tls: options.server_tls.then_some(trust),
+            target_seats: Arc::new(Seats::new(1)),
+            user_seats: Arc::new(Seats::new(1)),
+            sessions_max: options.sessions_max,
+            user_sessions_max: options.user_sessions_max,
+            queue: options.queue,
+        };
         let folder = tempfile::tempdir().unwrap();
         let file = create_segment(folder.path(), 0, 0, SEGMENT_BYTES_MIN).unwrap();
         let file = if options.broken_segment {
@@ -280,6 +295,11 @@ impl Control {
 struct Snapshots {
     addresses: Vec<SocketAddr>,
     tls: Option<Arc<rustls::ClientConfig>>,
+    target_seats: Arc<Seats>,
+    user_seats: Arc<Seats>,
+    sessions_max: u32,
+    user_sessions_max: u32,
+    queue: Queue,
 }
 
 impl Snapshots {
@@ -287,7 +307,7 @@ impl Snapshots {
         let identity = Arc::new(Identity { name: String::from(USER), groups: vec![String::from("pilot")] });
         let target = Arc::new(Target {
             name: String::from(TARGET),
-            address: String::from("localhost:5432"),
+            attrs: SessionAttrs::Any,
             database: String::from("orders"),
             user: String::from("orders_app"),
             password: None,
@@ -311,10 +331,25 @@ impl Snapshots {
         }
         let verifier = Arc::new(Verifier::derive(PASSWORD.as_bytes(), vec![7; 16], 4096));
         let tls = self.tls.clone().map(|config| DestinationTls { config, name: name() });
-        let destination = Destination { target, addresses: self.addresses.clone(), tls };
+        let places =
+            self.addresses.iter().map(|address| Place { address: *address, tls: tls.clone() }).collect();
+        let destination = Destination {
+            known: true,
+            target,
+            places,
+            seats: Arc::clone(&self.target_seats),
+            sessions_max: SessionsMax { max: self.sessions_max, key: "target.sessions_max" },
+            queue: self.queue,
+        };
+        let admission = Admission {
+            identity,
+            verifier,
+            seats: Arc::clone(&self.user_seats),
+            sessions_max: SessionsMax { max: self.user_sessions_max, key: "user.sessions_max" },
+        };
         Arc::new(Snapshot {
             epoch,
-            users: HashMap::from([(String::from(USER), Admission { identity, verifier })]),
+            users: HashMap::from([(String::from(USER), admission)]),
             targets: HashMap::from([(String::from(TARGET), destination)]),
             standings,
             decoy_key: [9; 32],

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use world::{Ending, Plan, Remains, Tally, World};
 
 /// Seeds of a run of all tests, for each kind of world.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 100;
 /// Lines of the journal that are shown of a seed that failed.
 const JOURNAL_LINES: usize = 4000;
 

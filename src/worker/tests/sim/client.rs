@@ -272,11 +272,14 @@ impl Peer for Client {
             wire.wake_in(PATIENCE_NS);
         }
         if matches!(self.state, State::TlsAnswer) && !wire.input().is_empty() {
-            let answer = wire.input().remove(0);
-            if answer != b'N' {
-                self.complain(&format!("the answer to a request for TLS was {answer}"));
+            // Who has no room for a client says so before it has asked for anything.
+            if wire.input().first() != Some(&wire::ERROR) {
+                let answer = wire.input().remove(0);
+                if answer != b'N' {
+                    self.complain(&format!("the answer to a request for TLS was {answer}"));
+                }
+                wire.send(&start_up());
             }
-            wire.send(&start_up());
             self.state = State::First;
         }
         if !wire.input().is_empty() {
@@ -330,7 +333,9 @@ impl Peer for Canceller {
             wire.wake_in(PATIENCE_NS);
         }
         let late = wire.now_ns() >= self.since_ns + PATIENCE_NS;
-        if !wire.input().is_empty() {
+        // Whoever comes when the gateway ends hears that, whatever they have come for.
+        let told = wire.input().first() == Some(&wire::ERROR) && !self.shared.borrow().calm;
+        if !wire.input().is_empty() && !told {
             self.shared.borrow_mut().complain(String::from("a cancel request was answered"));
         }
         if wire.end().is_some() || late {

@@ -9,11 +9,11 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 
-use lockgate_bridge::snapshot::{Admission, Destination};
-use lockgate_bridge::{Counters, Inbox, LateWake, Notice, Order, Outlet, Snapshot, Wake, mailbox};
+use lockgate_bridge::snapshot::{Admission, Destination, Place, Queue, SessionsMax};
+use lockgate_bridge::{Counters, Inbox, LateWake, Notice, Order, Outlet, Seats, Snapshot, Wake, mailbox};
 use lockgate_lane::{
-    Identity, ListenerAuth, ListenerRules, ListenerTls, SaltedKey, Secret, Standing, Target, TargetTls,
-    Verifier,
+    Identity, ListenerAuth, ListenerRules, ListenerTls, SaltedKey, Secret, SessionAttrs, Standing, Target,
+    TargetTls, Verifier,
 };
 use lockgate_policy_dsl::Source;
 use lockgate_recording::{SEGMENT_BYTES_MIN, SeriesStart, Time, segment_path};
@@ -138,7 +138,7 @@ impl Shared {
             (_, Outcome::Served) => true,
             // What clients may be told when something has gone wrong, by the gateway or the server.
             (_, Outcome::Refused(code)) => {
-                let codes = ["08001", "28000", "08006", "57P01", "57014", "58030"];
+                let codes = ["08001", "28000", "08006", "53300", "57P01", "57P03", "57014", "58030"];
                 !self.calm && codes.contains(&code.as_str())
             }
             _ => !self.calm,
@@ -234,7 +234,7 @@ impl World {
         let shared = Rc::new(RefCell::new(shared));
         let first_segment = recovery.next_segment;
         let sim = sim(&plan, &mut random, journal_lines);
-        let mut snapshots = Snapshots::draw(&mut random);
+        let mut snapshots = Snapshots::draw(&mut random, plan.is_calm());
         if plan.network {
             shared.borrow_mut().servers_die = u32::try_from(random.below(300)).unwrap();
         }
@@ -419,15 +419,17 @@ impl World {
     fn turns(&mut self) -> Result<(), String> {
         let mut events = Vec::new();
         while !self.worker.is_over() {
-            let before = self.worker.ring.events_told();
+            let before = (self.worker.ring.events_told(), self.worker.ring.counts().queued_bytes);
             if let Err(error) = self.worker.turn(&mut events) {
-                // The last one may have gone without the worker's having anything to do with it.
-                let gone = self.shared.borrow().running == 0 && self.worker.sessions.is_empty();
-                if self.ending || !gone {
+                // The last one may have gone without the worker's having anything to do with it, or its hearing of it.
+                let gone = self.shared.borrow().running == 0;
+                let heard = self.worker.sessions.is_empty() || !self.snapshots.last_call;
+                if self.ending || !gone || !heard {
                     return Err(error.to_string());
                 }
             }
-            let found = self.worker.ring.events_told() > before;
+            // Bytes that leave in small pieces are something, too.
+            let found = (self.worker.ring.events_told(), self.worker.ring.counts().queued_bytes) != before;
             self.turns += 1;
             self.control();
             self.watch(found)?;
@@ -612,12 +614,16 @@ struct Snapshots {
     target: Arc<Target>,
     target_verifier: Option<Arc<Verifier>>,
     addresses: Vec<SocketAddr>,
+    target_seats: Arc<Seats>,
+    user_seats: Arc<Seats>,
+    sessions_max: u32,
+    queue: Queue,
     /// The worker is told to stop, should it not come to an end.
     last_call: bool,
 }
 
 impl Snapshots {
-    fn draw(random: &mut Random) -> Snapshots {
+    fn draw(random: &mut Random, calm: bool) -> Snapshots {
         let password = random.chance(500);
         let mut addresses = vec![SERVER];
         if random.chance(300) {
@@ -628,7 +634,7 @@ impl Snapshots {
             masks: random.chance(400),
             target: Arc::new(Target {
                 name: String::from(TARGET),
-                address: String::from("localhost:5432"),
+                attrs: SessionAttrs::Any,
                 database: String::from("orders"),
                 user: String::from("orders_app"),
                 password: password.then(|| Secret::new(TARGET_PASSWORD.to_vec())),
@@ -636,6 +642,11 @@ impl Snapshots {
             }),
             target_verifier: password.then(|| Arc::new(Verifier::derive(TARGET_PASSWORD, vec![5; 16], 64))),
             addresses,
+            target_seats: Arc::new(Seats::new(1)),
+            user_seats: Arc::new(Seats::new(1)),
+            sessions_max: if random.chance(300) { 2 } else { u32::MAX },
+            // Where nothing fails, everybody's turn comes.
+            queue: Queue { max: 100, ns_max: if calm { AFTERWARDS_NS } else { 5_000_000_000 } },
             last_call: false,
         }
     }
@@ -662,9 +673,21 @@ impl Snapshots {
         if admits {
             standings.insert((String::from(USER), String::from(TARGET)), Arc::new(standing));
         }
-        let destination =
-            Destination { target: Arc::clone(&self.target), addresses: self.addresses.clone(), tls: None };
-        let admission = Admission { identity, verifier: Arc::clone(&VERIFIER) };
+        let places = self.addresses.iter().map(|address| Place { address: *address, tls: None }).collect();
+        let destination = Destination {
+            known: true,
+            target: Arc::clone(&self.target),
+            places,
+            seats: Arc::clone(&self.target_seats),
+            sessions_max: SessionsMax { max: self.sessions_max, key: "target.sessions_max" },
+            queue: self.queue,
+        };
+        let admission = Admission {
+            identity,
+            verifier: Arc::clone(&VERIFIER),
+            seats: Arc::clone(&self.user_seats),
+            sessions_max: SessionsMax { max: u32::MAX, key: "user.sessions_max" },
+        };
         Arc::new(Snapshot {
             epoch: self.epoch,
             users: HashMap::from([(String::from(USER), admission)]),
