@@ -74,7 +74,7 @@ def stages():
             "suites",
             "drivers' own suites, directly and through",
             [script(HERE / "drivers/suites", "--sample")],
-            full=[script(HERE / "drivers/suites")],
+            full=[script(HERE / "drivers/suites", "--driver", "io_uring", "--driver", "epoll")],
             needs="release",
         ),
         Stage(

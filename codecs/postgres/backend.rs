@@ -170,13 +170,14 @@ pub fn row_description(body: &[u8]) -> Result<Vec<Field<'_>>, Malformed> {
     Ok(fields)
 }
 
-/// ParameterDescription: type OIDs, four bytes each.
+/// ParameterDescription: type OIDs, four bytes each. Of more than 65,535 PostgreSQL sends all, and what of their number
+/// fits into the field of 16 bits.
 pub fn parameter_description(body: &[u8]) -> Result<&[u8], Malformed> {
     let mut reader = Reader::new(body, "ParameterDescription");
     let count = reader.count()?;
-    let types = reader.bytes(count.saturating_mul(4))?;
-    reader.end()?;
-    Ok(types)
+    let types = reader.rest();
+    let sound = types.len().is_multiple_of(4) && (types.len() / 4) & 0xffff == count;
+    if sound { Ok(types) } else { Err(Malformed { what: "ParameterDescription" }) }
 }
 
 /// NotificationResponse: process id, channel, payload.
@@ -334,8 +335,12 @@ mod tests {
 
     #[test]
     fn a_statement_may_have_as_many_parameters_as_two_bytes_count() {
-        let body = [&[0xff, 0xff][..], &[0; 65_535 * 4]].concat();
+        let mut body = [&[0xff, 0xff][..], &[0; 65_535 * 4]].concat();
         assert_eq!(parameter_description(&body).map(<[u8]>::len), Ok(65_535 * 4));
+        body.extend([0; 8]);
+        assert!(parameter_description(&body).is_err(), "65,537 with a count of 65,535");
+        body.splice(..2, [0, 1]);
+        assert_eq!(parameter_description(&body).map(<[u8]>::len), Ok(65_537 * 4));
     }
 
     #[test]

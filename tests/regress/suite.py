@@ -2,16 +2,12 @@
 
 import os
 import pathlib
-import re
 import shutil
 import typing
 
-from support import machine
+from support import debian, machine
 from support.machine import Trouble, say
 
-# Debian's releases that offer the source of the oldest and the newest server; only their lists of sources are read,
-# into lists of our own: the system's stay as they are.
-SUITES = ("forky", "sid", "trixie", "bookworm")
 CONFIGURE = ("--without-icu", "--without-readline", "--without-zlib", "--enable-option-checking=fatal", "CFLAGS=-O1")
 PROGRAMS = ("src/test/regress", "contrib/spi", "src/test/isolation", "src/test/modules/libpq_pipeline")
 
@@ -36,59 +32,25 @@ def prepare(major):
         if (done.parent / "pipeline").exists():
             return _kit(done.parent)
     machine.need("build-essential", "bison", "flex", "perl", "bzip2")
-    lists = _lists(home)
-    versions = _versions(lists, major)
+    sources = debian.Sources(home)
+    versions = _versions(sources, major)
     for version in versions:
         wheel = _wheel(home, version)
         if wheel:
-            return _make(home, lists, version, wheel)
+            return _make(home, sources, version, wheel)
     say(f"no bundle of servers matches any of {', '.join(versions)}: building the server from source")
-    return _make(home, lists, versions[0], None)
+    return _make(home, sources, versions[0], None)
 
 
 def _kit(folder):
     return Kit(folder.name, *(folder / part for part in ("server", "regress", "isolation", "pipeline")))
 
 
-def _lists(home):
-    """Options that make apt read our own list of source suites and nothing of the system's."""
-    apt = home / "apt"
-    for folder in ("lists/partial", "cache/archives/partial"):
-        (apt / folder).mkdir(parents=True, exist_ok=True)
-    uri, keyring = _mirror()
-    (apt / "sources.list").write_text("".join(f"deb-src [signed-by={keyring}] {uri} {suite} main\n" for suite in SUITES))
-    options = {
-        "Dir::Etc::sourcelist": apt / "sources.list",
-        "Dir::Etc::sourceparts": "/dev/null",
-        "Dir::State::lists": apt / "lists",
-        "Dir::Cache": apt / "cache",
-        "APT::Sandbox::User": "root" if os.geteuid() == 0 else "",
-    }
-    lists = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
-    machine.run(["apt-get", "-q", *lists, "update"], what="reading Debian's lists of sources")
-    return lists
-
-
-def _mirror():
-    """The Debian mirror that this machine uses already, and Debian's keyring."""
-    keyring = pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-    files = [*pathlib.Path("/etc/apt").glob("sources.list"), *pathlib.Path("/etc/apt/sources.list.d").glob("*")]
-    for file in files:
-        found = re.search(r"^(?:URIs:\s*|deb\s+(?:\[.*?\]\s+)?)(\S+/debian)/?(?:\s|$)", file.read_text(errors="replace"), re.MULTILINE)
-        if found and file.suffix in (".list", ".sources") and keyring.exists():
-            return found[1], keyring
-    raise Trouble(
-        "the regression suite's source comes from Debian, and this machine's apt knows no Debian mirror or lacks its "
-        "keyring (package debian-archive-keyring): run this on Debian"
-    )
-
-
-def _versions(lists, major):
+def _versions(sources, major):
     """Upstream versions on offer, newest first."""
-    shown = machine.run(["apt-cache", *lists, "showsrc", f"postgresql-{major}"], what="looking for the source")
-    found = set(re.findall(rf"^Version: ({major}\.\d+)-", shown, re.MULTILINE))
+    found = sources.versions(f"postgresql-{major}")
     if not found:
-        raise Trouble(f"Debian offers no source of postgresql-{major} in {', '.join(SUITES)}")
+        raise Trouble(f"Debian offers no source of postgresql-{major} in {', '.join(debian.SUITES)}")
     return sorted(found, key=lambda version: int(version.split(".")[1]), reverse=True)
 
 
@@ -105,13 +67,13 @@ def _wheel(home, version):
     return next(into.glob("*.whl"))
 
 
-def _make(home, lists, version, wheel):
+def _make(home, sources, version, wheel):
     say(f"preparing PostgreSQL {version}'s own suites (once)")
     folder = home / version
     shutil.rmtree(folder, ignore_errors=True)
     build = folder / "build"
     build.mkdir(parents=True)
-    source = _source(folder, lists, version)
+    source = _source(folder, sources, version)
     machine.run([source / "configure", f"--prefix={folder / 'server'}", *CONFIGURE], what="configure", cwd=build)
     jobs = f"-j{os.cpu_count() or 2}"
     if wheel:
@@ -142,19 +104,12 @@ def _gather(kit, source, build):
     shutil.copy2(build / pipeline / "libpq_pipeline", kit.pipeline)
 
 
-def _source(folder, lists, version):
+def _source(folder, sources, version):
     """Unpacks the upstream tarball; Debian's own patches are left out, as they are in the bundle."""
-    package = f"postgresql-{version.split('.')[0]}"
-    shown = machine.run(["apt-cache", *lists, "showsrc", package])
-    exact = re.search(rf"^Version: ({re.escape(version)}-\S+)$", shown, re.MULTILINE)[1]
-    argv = ["apt-get", "-q", *lists, "source", "--download-only", f"{package}={exact}"]
-    machine.run(argv, what="downloading PostgreSQL's source", cwd=folder)
-    tarball = next(folder.glob("*.orig.tar.*"))
+    tarball = sources.tarball(f"postgresql-{version.split('.')[0]}", version, folder)
     before = set(folder.iterdir())
     machine.run(["tar", "-xf", tarball], what="unpacking PostgreSQL's source", cwd=folder)
-    for left in before:
-        if left.is_file():
-            left.unlink()
+    tarball.unlink()
     return next(path for path in folder.iterdir() if path.is_dir() and path not in before)
 
 

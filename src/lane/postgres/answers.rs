@@ -21,6 +21,9 @@ use crate::{Outbox, Side};
 /// bytes: an error may quote a long statement.
 const WHOLE_BYTES_MAX: usize = 64 << 20;
 
+/// Longest list of parameter types that is kept, in bytes: no Bind can carry the parameters of a longer one.
+const TYPES_BYTES_MAX: usize = 65_535 * 4;
+
 /// How far the answers are.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
@@ -321,7 +324,7 @@ impl Session {
         let types = backend::parameter_description(body).map_err(Trouble::server)?;
         if let Some(Expect::DescribeStatement { statement, parameters_seen }) = self.expects.front() {
             *parameters_seen = true;
-            if let Some(statement) = statement {
+            if let Some(statement) = statement.as_ref().filter(|_| types.len() <= TYPES_BYTES_MAX) {
                 *statement.types.borrow_mut() = types.into();
             }
         }

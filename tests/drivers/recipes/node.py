@@ -16,7 +16,7 @@ NEEDS += ("concat-stream", "stream-spec", "@types/node", "@types/mocha", "@types
 LEFT_OUT = ("pg-native", "pg-bundler-test", "pg-esm-test")
 BUILT = ("pg-protocol", "pg-cloudflare", "pg-query-stream")
 MOCHA = {"pg-pool": ["test"], "pg-cursor": ["test"], "pg-query-stream": ["-r", "ts-node/register/transpile-only", "test/**/*.ts"]}
-SAMPLE = ("client", "gh-issues")
+SAMPLE = ("gh-issues",)
 FILE_SECONDS_MAX = 60
 
 
@@ -44,6 +44,8 @@ class NodePostgres(Recipe):
                 machine.run(argv, what=f"building {package}", cwd=half)
 
     def run(self, place):
+        # Nobody vouches for a test's certificate; to node-postgres `require` means that somebody does. psql, which one
+        # of the tests runs, does not know this mode.
         mode = "no-verify" if place.tls else "disable"
         place.env |= {"PGDATABASE": "suite", "PGSSLMODE": mode, "PGTESTNOSSL": "" if place.tls else "1"}
         outcomes = self._files(place)
