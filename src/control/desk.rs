@@ -22,7 +22,7 @@ use crate::reload::{Host, Reloading};
 use crate::run::RunFolder;
 use crate::siblings::CANCELS_MAX;
 use crate::status::Status;
-use crate::succession::HandOver;
+use crate::succession::{Asker, HandOver};
 use crate::systemd::Notifier;
 use crate::{Bell, Event, Reply, Setup, TargetSetup, WorkerLink, catalog, health, identity};
 
@@ -76,6 +76,7 @@ pub(crate) fn spawn(
         reloading: None,
         reload_waiters: Vec::new(),
         reload_due: false,
+        asker: None,
         hand_over: HandOver::No,
         announced: false,
         end_due: false,
@@ -131,6 +132,8 @@ pub(crate) struct Desk {
     pub reload_waiters: Vec<Reply>,
     /// A reload was asked for while another process was to take over.
     pub reload_due: bool,
+    /// Who asked to take over while a reload was under way.
+    pub asker: Option<Asker>,
     pub hand_over: HandOver,
     /// This process has said that it serves.
     pub announced: bool,
@@ -340,7 +343,7 @@ impl Desk {
                     self.reload("asked before this process served");
                 }
             }
-            Event::TakeOver { reply } => drop(reply.send(self.give())),
+            Event::TakeOver { reply } => self.asked_to_give(reply),
             Event::Rest { done } => self.rest(done),
             Event::NotHandedOver { reason } => self.not_handed_over(&reason),
             Event::HandedOver { pid, done } => {

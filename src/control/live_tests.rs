@@ -392,6 +392,7 @@ fn a_reload_holds_at_once_or_not_at_all() {
     let next = [Err(mistakes), Ok(reload(&["agent-8"])), Ok(reload(&["agent-8"]))];
     gateway.host.0.lock().unwrap().extend(next);
 
+    gateway.control.announce(None).unwrap();
     gateway.control.reload();
     until("refused", || gateway.get("/readyz").contains("refused for 2 mistakes").then_some(()));
     assert!(gateway.get("/metrics").contains("lockgate_reloads_total{result=\"refused\"} 1"));
@@ -403,7 +404,8 @@ fn a_reload_holds_at_once_or_not_at_all() {
     let pair = (String::from("agent-8"), String::from("orders"));
     let masks: Vec<_> = snapshot.standings[&pair].masks.rules.values().map(|rule| rule.mask).collect();
     assert_eq!(masks, [lockgate_mask::Mask::Null], "with the catalog that was read before");
-    assert!(gateway.get("/metrics").contains("lockgate_last_reload_successful 1"));
+    let successful = || gateway.get("/metrics").contains("lockgate_last_reload_successful 1").then_some(());
+    until("the reload counts as done", successful);
 
     gateway.control.reload();
     let again = gateway.order("an epoch for each reload", adopted);

@@ -249,6 +249,7 @@ impl Desk {
         for waiter in self.reload_waiters.drain(..) {
             let _ = waiter.send(());
         }
+        self.give_after_reload();
     }
 }
 

@@ -36,6 +36,9 @@ const WORD_MAX: Duration = Duration::from_secs(10);
 /// Something for a successor.
 pub(crate) type Gift = (Item, OwnedFd);
 
+/// A process that asks for them, or hears why not.
+pub(crate) type Asker = oneshot::Sender<Result<Vec<Gift>, String>>;
+
 /// How far a hand-over has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum HandOver {
@@ -147,18 +150,23 @@ impl Desk {
         if self.shutdown != Shutdown::No {
             return Err("it drains already");
         }
-        if self.hand_over != HandOver::No {
+        if self.hand_over != HandOver::No || self.asker.is_some() {
             return Err("it hands over to another process already");
         }
         Ok(())
     }
 
-    /// A process asks for all that it takes to serve in this one's place.
-    pub(crate) fn give(&mut self) -> Result<Vec<Gift>, String> {
-        self.may_be_followed()?;
-        if self.reloading.is_some() {
-            return Err(String::from("it is reloading; ask again in a moment"));
+    /// A process asks for all that it takes to serve in this one's place. A reload that is under way comes first: what
+    /// it brings is handed over, too.
+    pub(crate) fn asked_to_give(&mut self, asker: Asker) {
+        match self.may_be_followed() {
+            Err(reason) => drop(asker.send(Err(reason.to_owned()))),
+            Ok(()) if self.reloading.is_some() => self.asker = Some(asker),
+            Ok(()) => drop(asker.send(self.give())),
         }
+    }
+
+    fn give(&mut self) -> Result<Vec<Gift>, String> {
         let gifts = self.gifts().map_err(|error| format!("its sockets cannot be duplicated: {error}"))?;
         info!("another process prepares to take over");
         self.hand_over = HandOver::Asked;
@@ -179,6 +187,13 @@ impl Desk {
             }
         }
         Ok(gifts)
+    }
+
+    /// A reload is over for which somebody waited.
+    pub(crate) fn give_after_reload(&mut self) {
+        if let Some(asker) = self.asker.take() {
+            self.asked_to_give(asker);
+        }
     }
 
     /// The other process stands: whoever comes now waits for it at the sockets.

@@ -8,7 +8,7 @@ import socket
 import time
 
 from load import judged, pgbench
-from processes import EVERYTHING, READ_ONLY, denied, gone, must, one, says, session, until
+from processes import EVERYTHING, READ_ONLY, denied, gone, must, one, says, session, silent_server, until
 from support.machine import Trouble
 
 COME = 4
@@ -257,7 +257,21 @@ def reload_between(place):
             impostor.expect("farewell, reload")
         lockgate.ended(first)
         lockgate.start()
+        reloading(lockgate)
         lockgate.end()
+
+
+def reloading(lockgate):
+    """Whoever takes over during a reload waits for its end."""
+    first = lockgate.process
+    with silent_server() as port:
+        lockgate.edit(f"127.0.0.1:{lockgate.targets[0].port}", f"127.0.0.1:{port}")
+        first.send_signal(signal.SIGHUP)
+        until("the reload waits for its target", lambda: lockgate.figure('target_up{target="orders"}') == 0)
+        lockgate.edit(f"127.0.0.1:{port}", f"127.0.0.1:{lockgate.targets[0].port}")
+        lockgate.hand_over()
+    must(says(first, '"reloaded"'), "the reload was given up")
+    session(lockgate).close()
 
 
 def dies_meanwhile(place):

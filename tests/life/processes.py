@@ -293,3 +293,12 @@ def cancel_request(port, process, secret):
     with socket.create_connection(("127.0.0.1", port), 10) as connection:
         connection.sendall(struct.pack("!III", 12 + len(secret), 80877102, process) + secret)
         must(connection.recv(1) == b"", "a cancel request was answered")
+
+
+@contextlib.contextmanager
+def silent_server():
+    """A port where connections are accepted by the kernel and nothing is ever said."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(64)
+        yield listening.getsockname()[1]

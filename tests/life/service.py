@@ -3,12 +3,11 @@
 import contextlib
 import json
 import signal
-import socket
 import subprocess
 import threading
 import time
 
-from processes import DATABASE, Manager, connects, gone, held_still, must, one, says, session, until, worker_thread
+from processes import DATABASE, Manager, connects, gone, held_still, must, one, says, session, silent_server, until, worker_thread
 from support import gateway, machine, wire
 
 
@@ -109,15 +108,6 @@ def starting(place):
         until("ready", lambda: lockgate.get("/readyz")[0] == 200)
         session(lockgate).close()
         lockgate.end()
-
-
-@contextlib.contextmanager
-def silent_server():
-    """A port where connections are accepted by the kernel and nothing is ever said."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(64)
-        yield listening.getsockname()[1]
 
 
 def unreachable(place):
