@@ -15,7 +15,7 @@ use lockgate_lane::{CancelRequest, SaltRequest, SaltedKey};
 
 pub use counters::Counters;
 pub use mailbox::{Inbox, LateWake, Outlet, Wake, mailbox};
-pub use settings::{Durability, Limits, ListenerSettings, Settings};
+pub use settings::{Durability, Limits, ListenerSettings, ServerTls, Settings};
 pub use snapshot::{Admission, Destination, DestinationTls, Snapshot};
 
 /// What a worker is told, by control or by another worker.

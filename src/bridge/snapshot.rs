@@ -32,6 +32,8 @@ pub struct Admission {
     pub identity: Arc<Identity>,
     /// Against what it proves itself.
     pub verifier: Arc<Verifier>,
+    /// The name that its certificate bears.
+    pub certificate_name: Arc<str>,
 }
 
 /// One target as workers need it.
@@ -72,11 +74,13 @@ impl Snapshot {
         let Some(admission) = self.users.get(&request.user) else {
             return LoginAnswer {
                 verifier: Arc::new(self.decoy(&request.user)),
+                certificate_name: None,
                 grant: Err(String::from("unknown user")),
             };
         };
         LoginAnswer {
             verifier: Arc::clone(&admission.verifier),
+            certificate_name: Some(Arc::clone(&admission.certificate_name)),
             grant: self.grant(&admission.identity, &request.database),
         }
     }

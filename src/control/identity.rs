@@ -17,6 +17,7 @@ const ITERATIONS: u32 = 4096;
 pub(crate) struct User {
     pub identity: Arc<Identity>,
     pub verifier: Arc<Verifier>,
+    pub certificate_name: Arc<str>,
 }
 
 /// Derives every user's verifier. Costs a PBKDF2 each.
@@ -24,9 +25,16 @@ pub(crate) fn derive(users: Vec<UserSetup>) -> Result<Vec<User>, rustls::crypto:
     users
         .into_iter()
         .map(|user| {
-            let salt = random::<16>()?.to_vec();
-            let verifier = Verifier::derive(&prepared(user.password.expose()), salt, ITERATIONS);
-            Ok(User { identity: user.identity, verifier: Arc::new(verifier) })
+            let verifier = match &user.password {
+                Some(password) => {
+                    let salt = random::<16>()?.to_vec();
+                    Verifier::derive(&prepared(password.expose()), salt, ITERATIONS)
+                }
+                // No password is this one's, and nobody can tell.
+                None => Verifier::decoy(&random::<32>()?, &user.identity.name),
+            };
+            let certificate_name = user.certificate_name;
+            Ok(User { identity: user.identity, verifier: Arc::new(verifier), certificate_name })
         })
         .collect()
 }

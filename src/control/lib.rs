@@ -126,8 +126,10 @@ pub struct Account {
 pub struct UserSetup {
     /// Who.
     pub identity: Arc<Identity>,
-    /// What proves it.
-    pub password: Secret,
+    /// What proves it; `None`: its certificate alone does.
+    pub password: Option<Secret>,
+    /// The name that its certificate bears.
+    pub certificate_name: Arc<str>,
 }
 
 /// One worker as control sees it.

@@ -180,7 +180,8 @@ fn user(name: &str) -> UserSetup {
     let groups = vec![String::from("ai")];
     UserSetup {
         identity: Arc::new(Identity { name: name.to_owned(), groups }),
-        password: Secret::new(b"pw".to_vec()),
+        password: Some(Secret::new(b"pw".to_vec())),
+        certificate_name: Arc::from(name),
     }
 }
 

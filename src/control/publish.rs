@@ -155,8 +155,11 @@ impl Publisher {
             );
         }
         let users = self.users.iter().map(|user| {
-            let admission =
-                Admission { identity: Arc::clone(&user.identity), verifier: Arc::clone(&user.verifier) };
+            let admission = Admission {
+                identity: Arc::clone(&user.identity),
+                verifier: Arc::clone(&user.verifier),
+                certificate_name: Arc::clone(&user.certificate_name),
+            };
             (user.identity.name.clone(), admission)
         });
         Snapshot { epoch: self.epoch, users: users.collect(), targets, standings, decoy_key: self.decoy_key }
@@ -314,6 +317,7 @@ policy ops for user "olga" on target "orders", "ledger" {
         User {
             identity: Arc::new(Identity { name: name.to_owned(), groups }),
             verifier: Arc::new(Verifier::decoy(&[0; 32], name)),
+            certificate_name: Arc::from(name),
         }
     }
 

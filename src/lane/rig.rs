@@ -10,8 +10,8 @@ use lockgate_policy_dsl::{PolicySet, Source, compile};
 use lockgate_recording::{SessionId, Time};
 
 use crate::{
-    Action, Answer, Grant, Identity, Judge, Lane, Limits, ListenerAuth, ListenerRules, ListenerTls,
-    LoginAnswer, Opening, Outbox, Side, Standing, Target, TargetTls, Verifier, scram,
+    Action, Answer, ClientTls, Grant, Identity, Judge, Lane, Limits, ListenerAuth, ListenerRules,
+    ListenerTls, LoginAnswer, Opening, Outbox, Side, Standing, Target, TargetTls, Verifier, scram,
 };
 
 /// What the rig's user types.
@@ -37,6 +37,8 @@ pub struct Rig {
     pub cancelled: Vec<(u32, Vec<u8>)>,
     /// TLS was begun on these sides.
     pub tls: Vec<Side>,
+    /// What TLS with the client brings to light.
+    pub client_tls: ClientTls,
     grant: Grant,
     judge: Judge,
     out: Outbox,
@@ -63,7 +65,7 @@ impl Default for Settings {
         Settings {
             policy: String::from("policy p for group \"g\" on target \"t\" { allow * on * }"),
             masked: false,
-            rules: ListenerRules { tls: ListenerTls::Optional, auth: ListenerAuth::Scram },
+            rules: ListenerRules::new(ListenerTls::Optional, ListenerAuth::Scram),
             target_tls: TargetTls::Disable,
             limits: Limits::default(),
         }
@@ -117,6 +119,7 @@ impl Rig {
             key: None,
             cancelled: Vec::new(),
             tls: Vec::new(),
+            client_tls: ClientTls::default(),
             grant: Grant { identity, target: Arc::new(target), standing },
             judge: Judge::new(1 << 20),
             out: Outbox::default(),
@@ -246,7 +249,8 @@ impl Rig {
                 Action::Send { to, range } => self.send(to, arena.get(range).unwrap_or_default()),
                 Action::Login(_) => {
                     let verifier = Arc::new(Verifier::derive(PASSWORD, vec![7; 16], 16));
-                    answers.push(Answer::Login(LoginAnswer { verifier, grant: Ok(self.grant.clone()) }));
+                    let (certificate_name, grant) = (Some(Arc::from("u")), Ok(self.grant.clone()));
+                    answers.push(Answer::Login(LoginAnswer { verifier, certificate_name, grant }));
                 }
                 Action::Salt(request) => {
                     let key =
@@ -256,9 +260,10 @@ impl Rig {
                 Action::Dial => answers.push(Answer::Dialed(Ok(()))),
                 Action::StartTls { side } => {
                     self.tls.push(side);
-                    if side == Side::Server {
-                        answers.push(Answer::TlsReady { end_point: None });
-                    }
+                    answers.push(match side {
+                        Side::Server => Answer::TlsReady { end_point: None },
+                        Side::Client => Answer::ClientTlsReady(self.client_tls.clone()),
+                    });
                 }
                 Action::RegisterKey { process_id, secret } => {
                     self.key = Some((process_id, secret.expose().to_vec()))

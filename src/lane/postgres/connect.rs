@@ -28,7 +28,7 @@ const LONG_KEY_BYTES: usize = 32;
 pub(super) struct Connect {
     wishes: Wishes,
     grant: Grant,
-    method: &'static str,
+    method: String,
     step: Stage,
     tls: Option<Option<Vec<u8>>>,
     server_key: Option<(u32, Secret)>,
@@ -56,7 +56,7 @@ impl Connect {
     pub(super) fn begin(
         wishes: Wishes,
         grant: Grant,
-        method: &'static str,
+        method: String,
         core: &mut Core,
         turn: &mut Turn<'_>,
     ) -> Result<Phase, Trouble> {
@@ -337,9 +337,9 @@ impl Connect {
         let opened = Record::SessionOpened {
             user: &identity.name,
             groups: identity.groups.iter().map(String::as_str).collect(),
-            method: self.method,
+            method: &self.method,
             client: &core.client.to_string(),
-            client_tls: if core.client_tls { "tls" } else { "" },
+            client_tls: &client_tls(core),
             target: &target.name,
             database: &target.database,
             target_user: &target.user,
@@ -376,6 +376,15 @@ impl Connect {
         }
         let message = String::from_utf8_lossy(report.message).into_owned();
         Trouble::TargetRefused { sqlstate, message }
+    }
+}
+
+/// How the client's side is protected, and whose certificate it has shown.
+fn client_tls(core: &Core) -> String {
+    match (&core.channel.certificate, core.client_tls) {
+        (Some(holder), _) => format!("tls, certificate of {}", holder.subject),
+        (None, true) => String::from("tls"),
+        (None, false) => String::new(),
     }
 }
 

@@ -8,7 +8,8 @@ use lockgate_facts::postgres::Catalog;
 
 use crate::rig::{MASKED_TABLE, PASSWORD, Rig, Settings, ready, server_welcome};
 use crate::{
-    Action, Answer, Limits, ListenerAuth, ListenerRules, ListenerTls, SaltedKey, Secret, Side, TargetTls,
+    Action, Answer, ClientCertificate, ClientTls, HolderNames, Limits, ListenerAuth, ListenerRules,
+    ListenerTls, SaltedKey, Secret, Side, TargetTls,
 };
 
 const READ_ONLY: &str = "policy p for group \"g\" on target \"t\" { allow transaction allow set on * }";
@@ -270,7 +271,7 @@ fn requests_for_encryption_are_answered_and_bytes_behind_them_end_the_connection
     ssl(&mut request);
     rig.client(&request);
     assert_eq!((rig.take_client(), rig.tls.as_slice()), (b"NS".to_vec(), &[Side::Client][..]));
-    let off = ListenerRules { tls: ListenerTls::Off, auth: ListenerAuth::Scram };
+    let off = ListenerRules::new(ListenerTls::Off, ListenerAuth::Scram);
     let mut rig = new(&Settings { rules: off, ..Settings::default() });
     rig.client(&request);
     assert_eq!(rig.take_client(), b"N");
@@ -289,7 +290,7 @@ fn requests_for_encryption_are_answered_and_bytes_behind_them_end_the_connection
 
 #[test]
 fn a_listener_that_requires_tls_accepts_nothing_else() {
-    let rules = ListenerRules { tls: ListenerTls::Required, auth: ListenerAuth::Scram };
+    let rules = ListenerRules::new(ListenerTls::Required, ListenerAuth::Scram);
     let mut rig = new(&Settings { rules, ..Settings::default() });
     let mut packet = Vec::new();
     startup::write_startup(&mut packet, startup::Version { major: 3, minor: 0 }, &[(b"user", b"u")]);
@@ -299,7 +300,7 @@ fn a_listener_that_requires_tls_accepts_nothing_else() {
 
 #[test]
 fn after_direct_tls_encryption_is_not_asked_for_again() {
-    let rules = ListenerRules { tls: ListenerTls::Required, auth: ListenerAuth::Scram };
+    let rules = ListenerRules::new(ListenerTls::Required, ListenerAuth::Scram);
     let mut rig = new(&Settings { rules: rules.clone(), ..Settings::default() });
     rig.lane.tls_began();
     rig.log_in(&[]);
@@ -314,7 +315,7 @@ fn after_direct_tls_encryption_is_not_asked_for_again() {
 
 #[test]
 fn a_password_in_clear_text_is_taken_inside_tls_only() {
-    let rules = ListenerRules { tls: ListenerTls::Optional, auth: ListenerAuth::Password };
+    let rules = ListenerRules::new(ListenerTls::Optional, ListenerAuth::Password);
     let mut packet = Vec::new();
     startup::write_startup(&mut packet, startup::Version { major: 3, minor: 0 }, &[(b"user", b"u")]);
     let mut rig = new(&Settings { rules: rules.clone(), ..Settings::default() });
@@ -331,6 +332,63 @@ fn a_password_in_clear_text_is_taken_inside_tls_only() {
         rig.client(&proof);
         assert_eq!(rig.closed.is_none(), accepted);
         assert_eq!(rig.take_server().is_empty(), !accepted);
+    }
+}
+
+fn shows(names: &[&str]) -> ClientTls {
+    let names = names.iter().map(|name| (*name).to_owned()).collect();
+    let certificate = Some(HolderNames { subject: String::from("CN=shown"), names });
+    ClientTls { end_point: Some(vec![1; 32]), certificate }
+}
+
+/// What a client of these rules that shows this in TLS (or comes without) is told when it says who it is.
+fn greeted(rules: &ListenerRules, client_tls: Option<ClientTls>) -> Vec<String> {
+    let mut rig = new(&Settings { rules: rules.clone(), ..Settings::default() });
+    if let Some(client_tls) = client_tls {
+        rig.client_tls = client_tls;
+        let mut request = Vec::new();
+        startup::write_ssl_request(&mut request);
+        rig.client(&request);
+        rig.take_client();
+    }
+    let mut packet = Vec::new();
+    startup::write_startup(&mut packet, startup::Version { major: 3, minor: 0 }, &[(b"user", b"u")]);
+    rig.client(&packet);
+    show(&rig.take_client())
+}
+
+#[test]
+fn a_certificate_is_demanded_and_must_be_the_users() {
+    let rules = |auth, client_certificate| ListenerRules {
+        client_certificate,
+        ..ListenerRules::new(ListenerTls::Optional, auth)
+    };
+    let missing = "E FATAL 28000 connection requires a valid client certificate";
+    let wrong = "E FATAL 28000 certificate authentication failed for user \"u\"";
+    let (asks, lets_in) = (r"R \x00\x00\x00\nSCRAM", r"R \x00\x00\x00\x00");
+    let nothing = ClientTls::default();
+    for (auth, asked, shown, told) in [
+        (ListenerAuth::Scram, ClientCertificate::Off, Some(nothing.clone()), asks),
+        (ListenerAuth::Scram, ClientCertificate::Optional, None, asks),
+        (ListenerAuth::Scram, ClientCertificate::Optional, Some(nothing.clone()), asks),
+        (ListenerAuth::Scram, ClientCertificate::Optional, Some(shows(&["u"])), asks),
+        (ListenerAuth::Scram, ClientCertificate::Optional, Some(shows(&["x"])), wrong),
+        (ListenerAuth::Scram, ClientCertificate::Required, None, missing),
+        (ListenerAuth::Scram, ClientCertificate::Required, Some(nothing.clone()), missing),
+        (ListenerAuth::Scram, ClientCertificate::Required, Some(shows(&["x", "u"])), asks),
+        (ListenerAuth::Scram, ClientCertificate::Required, Some(shows(&[])), wrong),
+        (ListenerAuth::Certificate, ClientCertificate::Required, None, missing),
+        (ListenerAuth::Certificate, ClientCertificate::Required, Some(nothing), missing),
+        (ListenerAuth::Certificate, ClientCertificate::Required, Some(shows(&["x"])), wrong),
+        (ListenerAuth::Certificate, ClientCertificate::Required, Some(shows(&["u"])), lets_in),
+        // No configuration says this, and yet nobody comes in without a proof.
+        (ListenerAuth::Certificate, ClientCertificate::Off, None, missing),
+    ] {
+        let found = greeted(&rules(auth, asked), shown.clone());
+        assert!(
+            found.first().is_some_and(|first| first.starts_with(told)),
+            "{auth:?} {asked:?} {shown:?}: {found:?}"
+        );
     }
 }
 

@@ -29,6 +29,10 @@ pub(super) enum Trouble {
     LoginTimeout { waiting_for_server: bool },
     /// The listener wants TLS.
     TlsRequired,
+    /// The listener wants a certificate of the client's.
+    CertificateRequired,
+    /// The certificate is another one's than the user's that the client claims to be.
+    WrongCertificate { user: String, subject: String },
     /// A protocol that is not spoken here.
     UnsupportedProtocol { major: u16, minor: u16 },
     /// A start-up parameter that cannot be accepted.
@@ -89,6 +93,8 @@ impl Trouble {
             | Trouble::TooEarly
             | Trouble::LoginTimeout { waiting_for_server: false }
             | Trouble::TlsRequired
+            | Trouble::CertificateRequired
+            | Trouble::WrongCertificate { .. }
             | Trouble::UnsupportedProtocol { .. }
             | Trouble::BadParameter { .. }
             | Trouble::WrongPassword { .. }
@@ -117,6 +123,9 @@ impl Trouble {
             Trouble::ClientGone { error } => format!("the client's connection broke: {error}"),
             Trouble::ServerEnded => String::from("the target ended the session"),
             Trouble::BadSasl { error } => format!("SASL authentication failed: {error:?}"),
+            Trouble::WrongCertificate { user, subject } => {
+                format!("the certificate of \"{subject}\" is not that of user \"{user}\"")
+            }
             other => other.told().map_or_else(String::new, |(_, _, message)| message),
         }
     }
@@ -135,6 +144,7 @@ impl Trouble {
     fn hint(&self) -> &'static str {
         match self {
             Trouble::TlsRequired => "Connect with sslmode=require or stronger.",
+            Trouble::CertificateRequired => "Connect inside TLS, with sslcert and sslkey.",
             Trouble::UnsafeEncoding { .. } => {
                 "Use an encoding in which bytes below 128 are always ASCII, such as UTF8."
             }
@@ -171,6 +181,12 @@ impl Trouble {
             Trouble::TlsRequired => {
                 ("28000", String::from("this listener accepts only connections with TLS"))
             }
+            Trouble::CertificateRequired => {
+                ("28000", String::from("connection requires a valid client certificate"))
+            }
+            Trouble::WrongCertificate { user, .. } => {
+                ("28000", format!("certificate authentication failed for user \"{user}\""))
+            }
             Trouble::UnsupportedProtocol { major, minor } => (
                 "0A000",
                 format!("unsupported frontend protocol {major}.{minor}: Lockgate speaks 3.0 to 3.2"),
@@ -179,7 +195,10 @@ impl Trouble {
             Trouble::WrongPassword { user } => {
                 ("28P01", format!("password authentication failed for user \"{user}\""))
             }
-            Trouble::BadSasl { error } => ("08P01", sasl_message(*error).to_owned()),
+            Trouble::BadSasl { error } => {
+                let (code, message) = sasl_message(*error);
+                (code, message.to_owned())
+            }
             Trouble::NotAdmitted { reason } => ("28000", reason.clone()),
             Trouble::StartupDenied { message, .. } => ("42501", message.clone()),
             Trouble::TargetUnreachable { message } => ("08001", message.clone()),
@@ -203,14 +222,23 @@ impl Trouble {
     }
 }
 
-fn sasl_message(error: ScramError) -> &'static str {
+fn sasl_message(error: ScramError) -> (&'static str, &'static str) {
     match error {
-        ScramError::Malformed => "malformed SCRAM message",
-        ScramError::WrongProof => "password authentication failed",
-        ScramError::Unsupported => {
-            "SCRAM channel binding and authorization identities are not supported here: use channel_binding=prefer or disable"
-        }
-        ScramError::TooManyIterations => "too many SCRAM iterations",
+        ScramError::Malformed => ("08P01", "malformed SCRAM message"),
+        ScramError::WrongProof => ("28P01", "password authentication failed"),
+        ScramError::Unsupported => (
+            "08P01",
+            "this SASL mechanism, channel binding or authorization identity is not supported here: there is SCRAM-SHA-256 and, inside TLS, SCRAM-SHA-256-PLUS with tls-server-end-point",
+        ),
+        ScramError::TooManyIterations => ("08P01", "too many SCRAM iterations"),
+        ScramError::Downgraded => (
+            "28000",
+            "SCRAM channel binding negotiation error: the client supports channel binding and was not offered it, though it was offered here",
+        ),
+        ScramError::OtherChannel => (
+            "28000",
+            "SCRAM channel binding check failed: the client sees another certificate than the one shown here",
+        ),
     }
 }
 

@@ -251,7 +251,7 @@ impl World {
             listeners: vec![ListenerSetup {
                 address: SocketAddr::from(([127, 0, 0, 1], 6432)),
                 socket: no_socket(),
-                rules: Arc::new(ListenerRules { tls: ListenerTls::Off, auth: ListenerAuth::Scram }),
+                rules: Arc::new(ListenerRules::new(ListenerTls::Off, ListenerAuth::Scram)),
                 tls: None,
             }],
             snapshot: snapshots.next(true),
@@ -664,7 +664,8 @@ impl Snapshots {
         }
         let destination =
             Destination { target: Arc::clone(&self.target), addresses: self.addresses.clone(), tls: None };
-        let admission = Admission { identity, verifier: Arc::clone(&VERIFIER) };
+        let admission =
+            Admission { identity, verifier: Arc::clone(&VERIFIER), certificate_name: Arc::from("u") };
         Arc::new(Snapshot {
             epoch: self.epoch,
             users: HashMap::from([(String::from(USER), admission)]),
