@@ -328,7 +328,13 @@ impl Connect {
         turn.out.send(Side::Client, |arena| arena.extend_from_slice(message));
         turn.out.actions.push(Action::Established);
         self.record_opening(server_key.as_ref().map_or(0, |(process_id, _)| *process_id), core, turn);
-        Phase::Session(Box::new(Session::new(self.grant, self.wishes.reading, server_key, status)))
+        Phase::Session(Box::new(Session::new(
+            self.grant,
+            self.wishes.reading,
+            self.wishes.replication,
+            server_key,
+            status,
+        )))
     }
 
     fn record_opening(&self, target_pid: u32, core: &mut Core, turn: &mut Turn<'_>) {

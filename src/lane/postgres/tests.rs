@@ -984,3 +984,97 @@ fn a_long_name_costs_what_it_is_long() {
     let passed = rig.take_server().len() / (15 << 20);
     assert_eq!(passed, 4, "that many fit into 64 MiB");
 }
+
+/// A session on a replication connection.
+fn replicating(settings: &Settings) -> Rig {
+    let mut rig = new(settings);
+    rig.log_in(&[(b"replication", b"true")]);
+    rig.server(&server_welcome(b"1234"));
+    rig.take_client();
+    rig.take_server();
+    rig
+}
+
+fn begin_stream(rig: &mut Rig) {
+    rig.client(&query("START_REPLICATION PHYSICAL 0/0"));
+    assert!(!rig.take_server().is_empty(), "START_REPLICATION goes on");
+    rig.server(&message(backend::COPY_BOTH, b"\0\0\0"));
+    rig.server(&message(backend::COPY_DATA, b"wal"));
+}
+
+/// The server's end of a stream at the end of a timeline: the client has not asked for it, and a result follows.
+#[test]
+fn a_timeline_that_ends_is_followed_by_a_result_and_the_session_goes_on() {
+    let mut rig = replicating(&Settings::default());
+    for _ in 0..2 {
+        begin_stream(&mut rig);
+        rig.server(&message(frontend::COPY_DONE, b""));
+        rig.client(&message(frontend::COPY_DATA, b"status, sent before the end was seen"));
+        rig.client(&message(frontend::COPY_DONE, b""));
+        rig.take_client();
+        let mut behind = message(backend::ROW_DESCRIPTION, b"\0\0");
+        behind.extend(message(backend::DATA_ROW, b"\0\0"));
+        behind.extend(message(backend::COMMAND_COMPLETE, b"START_STREAMING\0"));
+        behind.extend(message(backend::COMMAND_COMPLETE, b"START_REPLICATION\0"));
+        ready(&mut behind, b'I');
+        rig.server(&behind);
+        assert_eq!(rig.take_client(), behind);
+        assert_eq!(rig.closed, None);
+        rig.take_server();
+    }
+}
+
+#[test]
+fn a_stream_that_the_client_ends_goes_on_until_the_server_ends_it_too() {
+    let mut rig = replicating(&Settings::default());
+    begin_stream(&mut rig);
+    rig.take_client();
+    rig.client(&message(frontend::COPY_DONE, b""));
+    let mut rest = message(backend::COPY_DATA, b"more");
+    rest.extend(message(frontend::COPY_DONE, b""));
+    rest.extend(message(backend::COMMAND_COMPLETE, b"START_REPLICATION\0"));
+    ready(&mut rest, b'I');
+    rig.server(&rest);
+    assert_eq!(rig.take_client(), rest);
+    rig.client(&query("IDENTIFY_SYSTEM"));
+    assert!(!rig.take_server().is_empty() && rig.closed.is_none());
+}
+
+#[test]
+fn commands_of_replication_are_judged_as_such_on_a_replication_connection_only() {
+    let policy = "policy p for group \"g\" on target \"t\" { allow replicate }";
+    let mut rig = replicating(&settings(policy));
+    rig.client(&query("IDENTIFY_SYSTEM"));
+    assert_eq!(rig.take_server(), query("IDENTIFY_SYSTEM"));
+    let mut rig = replicating(&settings(policy));
+    for refused in ["BASE_BACKUP", "START_REPLICATION 0/0", "DROP_REPLICATION_SLOT x", "identify_system"] {
+        rig.client(&query(refused));
+        let sent = rig.take_server();
+        assert!(sent.starts_with(b"Q") && sent != query(refused), "{refused} is refused");
+        let mut error = Vec::new();
+        let text =
+            backend::ErrorText { severity: "ERROR", code: "0A000", message: "no", detail: "", hint: "" };
+        backend::write_error(&mut error, &text);
+        ready(&mut error, b'I');
+        rig.server(&error);
+        let told = show(&rig.take_client());
+        assert!(told.first().is_some_and(|first| first.starts_with("E ERROR 42501")), "{refused}: {told:?}");
+    }
+    let mut rig = standing(&settings(policy));
+    rig.client(&query("IDENTIFY_SYSTEM"));
+    assert_ne!(rig.take_server(), query("IDENTIFY_SYSTEM"), "SQL that nobody understands");
+}
+
+#[test]
+fn under_a_mask_nothing_is_replicated() {
+    let masked = Settings { masked: true, ..Settings::default() };
+    for stream in ["BASE_BACKUP", "START_REPLICATION SLOT x LOGICAL 0/0", "START_REPLICATION 0/0"] {
+        let mut rig = replicating(&masked);
+        rig.client(&query("IDENTIFY_SYSTEM"));
+        assert_eq!(rig.take_server(), query("IDENTIFY_SYSTEM"));
+        let mut rig = replicating(&masked);
+        rig.client(&query(stream));
+        let sent = rig.take_server();
+        assert!(sent.starts_with(b"Q") && sent != query(stream), "{stream}");
+    }
+}

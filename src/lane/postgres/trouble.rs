@@ -57,6 +57,8 @@ pub(super) enum Trouble {
     UnsafeEncoding { encoding: String },
     /// Rows cannot be masked.
     Unmaskable { what: &'static str },
+    /// Policy has changed, and no longer allows what goes on.
+    Withdrawn { message: String },
     /// The worker ends the session (drain, recording failed, no longer admitted).
     Terminated { sqlstate: String, message: String },
 }
@@ -101,6 +103,7 @@ impl Trouble {
             | Trouble::BadSasl { .. }
             | Trouble::NotAdmitted { .. }
             | Trouble::StartupDenied { .. }
+            | Trouble::Withdrawn { .. }
             | Trouble::UnsafeEncoding { .. } => Fault::Client,
             Trouble::ServerGone { .. }
             | Trouble::ServerEnded
@@ -200,7 +203,9 @@ impl Trouble {
                 (code, message.to_owned())
             }
             Trouble::NotAdmitted { reason } => ("28000", reason.clone()),
-            Trouble::StartupDenied { message, .. } => ("42501", message.clone()),
+            Trouble::StartupDenied { message, .. } | Trouble::Withdrawn { message } => {
+                ("42501", message.clone())
+            }
             Trouble::TargetUnreachable { message } => ("08001", message.clone()),
             Trouble::TargetLogin { message } => ("08004", message.clone()),
             Trouble::TargetRefused { sqlstate, message } => {
