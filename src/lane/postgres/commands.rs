@@ -41,7 +41,7 @@ impl Session {
         relay(turn.out, Side::Server, message, origin, 0..message.len());
         let mut running = self.running(command, &understood, turn);
         self.follow(text, &understood, &mut running);
-        self.replicating = understood.replicates.then(|| (understood, false));
+        self.replicating = understood.replicates.then_some((understood, false));
         self.expects.push(Expect::Query(running));
         Ok(())
     }
