@@ -7,15 +7,20 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use lockgate_bridge::{Queue, SessionsMax};
-use lockgate_control::target_tls::{self, TargetTlsError};
+use lockgate_bridge::{Queue, ServerTls, SessionsMax};
+use lockgate_control::target_tls::{self, Part, TargetTlsError};
 use lockgate_control::{Account, Policies, TargetHost, TargetSetup, UserSetup, policies};
-use lockgate_lane::{Identity, ListenerAuth, ListenerRules, ListenerTls, SessionAttrs, Target, TargetTls};
+use lockgate_lane::{
+    CertificateName, ClientCertificate, Identity, ListenerAuth, ListenerRules, ListenerTls, SessionAttrs,
+    Target, TargetTls,
+};
 use lockgate_worker::Durability;
+
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::driver::DriverChoice;
 use crate::section::{Mistake, Reading, Section};
-use crate::tls;
+use crate::tls::{self, Clients, ClientsFault};
 
 /// Everything that was configured.
 #[derive(Debug)]
@@ -78,8 +83,10 @@ pub struct Listener {
     pub bind: SocketAddr,
     /// What it demands of clients.
     pub rules: ListenerRules,
-    /// Its certificate; `None`: no TLS, or the one that is made on first start.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// TLS with its own certificate; `None`: no TLS, or with the certificate that is made on first start.
+    pub tls: Option<ServerTls>,
+    /// Whose certificates clients may show; `None`: they are not asked for any.
+    pub clients: Option<Clients>,
 }
 
 /// `[log]`.
@@ -157,6 +164,7 @@ fn read(top: &Section<'_>, file: PathBuf) -> Option<Config> {
     let log = log(&top.section("log"));
     refuse_twins(top, "target", "name", targets.iter().map(|target| target.target.name.clone()));
     refuse_twins(top, "user", "name", users.iter().map(|user| user.identity.name.clone()));
+    refuse_unprovable(top, &users, &listeners);
     refuse_same_binds(top, &listeners, admin);
     let policies = policies?;
     warn_of_nobodies(top, &users, &targets, &policies);
@@ -244,6 +252,7 @@ fn listener(section: &Section<'_>) -> Option<Listener> {
     });
     let auth = section.text("auth").map(|auth| match auth.as_str() {
         "password" => ListenerAuth::Password,
+        "certificate" => ListenerAuth::Certificate,
         _ => ListenerAuth::Scram,
     });
     if auth == Some(ListenerAuth::Password) && tls == Some(ListenerTls::Off) {
@@ -252,11 +261,74 @@ fn listener(section: &Section<'_>) -> Option<Listener> {
             "\"password\" sends passwords in clear text, which only TLS makes safe; write tls = \"required\" or auth = \"scram\"",
         );
     }
-    let server = certificate(section, tls);
-    Some(Listener { bind: bind?, rules: ListenerRules { tls: tls?, auth: auth? }, tls: server })
+    let client_certificate = client_certificate(section, tls, auth);
+    let clients = clients(section, client_certificate);
+    let server = certificate(section, tls, clients.as_ref());
+    let rules = ListenerRules { tls: tls?, auth: auth?, client_certificate: client_certificate? };
+    Some(Listener { bind: bind?, rules, tls: server, clients })
 }
 
-fn certificate(section: &Section<'_>, tls: Option<ListenerTls>) -> Option<Arc<rustls::ServerConfig>> {
+fn client_certificate(
+    section: &Section<'_>,
+    tls: Option<ListenerTls>,
+    auth: Option<ListenerAuth>,
+) -> Option<ClientCertificate> {
+    let client_certificate = section.text("client_certificate").map(|text| match text.as_str() {
+        "optional" => ClientCertificate::Optional,
+        "required" => ClientCertificate::Required,
+        _ => ClientCertificate::Off,
+    })?;
+    if auth == Some(ListenerAuth::Certificate) && client_certificate != ClientCertificate::Required {
+        section.mistake(
+            "auth",
+            "\"certificate\" lets in by that alone; write client_certificate = \"required\"",
+        );
+    }
+    if tls == Some(ListenerTls::Off) && client_certificate != ClientCertificate::Off {
+        section.mistake(
+            "client_certificate",
+            "is of no use with tls = \"off\": certificates are shown inside of TLS; write tls = \"required\"",
+        );
+        return None;
+    }
+    Some(client_certificate)
+}
+
+/// Whose certificates clients may show. A mistake is noted.
+fn clients(section: &Section<'_>, asked: Option<ClientCertificate>) -> Option<Clients> {
+    let (ca, crl) = (section.path("client_ca"), section.path("client_crl"));
+    let name = section.text("client_name").map(|name| match name.as_str() {
+        "dns" => CertificateName::Dns,
+        "email" => CertificateName::Email,
+        "uri" => CertificateName::Uri,
+        _ => CertificateName::CommonName,
+    });
+    if asked? == ClientCertificate::Off {
+        for name in ["client_ca", "client_crl", "client_name"].into_iter().filter(|name| section.has(name)) {
+            section.mistake(name, "is of no use where no certificate is asked for; write client_certificate = \"required\" (or \"optional\")");
+        }
+        return None;
+    }
+    let Some(ca) = ca else {
+        if !section.has("client_ca") {
+            section.mistake("client_ca", "is missing: write client_ca = \"tls/clients.pem\", the authorities whose certificates clients may show");
+        }
+        return None;
+    };
+    match tls::clients(&ca, crl.as_deref()) {
+        Ok(verifier) => Some(Clients { verifier, name: name? }),
+        Err(ClientsFault { of_crl, text }) => {
+            section.mistake(if of_crl { "client_crl" } else { "client_ca" }, text);
+            None
+        }
+    }
+}
+
+fn certificate(
+    section: &Section<'_>,
+    tls: Option<ListenerTls>,
+    clients: Option<&Clients>,
+) -> Option<ServerTls> {
     let (certificate, key) = (section.path("certificate"), section.path("key"));
     if tls == Some(ListenerTls::Off) {
         for name in ["certificate", "key"].into_iter().filter(|name| section.has(name)) {
@@ -265,8 +337,8 @@ fn certificate(section: &Section<'_>, tls: Option<ListenerTls>) -> Option<Arc<ru
         return None;
     }
     match (certificate, key) {
-        (Some(certificate), Some(key)) => match tls::server_config(&certificate, &key) {
-            Ok(config) => Some(config),
+        (Some(certificate), Some(key)) => match tls::server(&certificate, &key, clients) {
+            Ok(server) => Some(server),
             Err(tls::Fault { of_key, text }) => {
                 section.mistake(if of_key { "key" } else { "certificate" }, text);
                 None
@@ -310,8 +382,11 @@ fn target(section: &Section<'_>) -> Option<TargetSetup> {
     let catalog = section.has("catalog").then(|| account(&section.section("catalog")));
     let catalog_poll = section.duration("catalog_poll");
     let ca = section.path("ca");
-    let hosts: Option<Vec<TargetHost>> =
-        address?.into_iter().map(|address| host(section, tls?, address, ca.as_deref())).collect();
+    let shown = shown(section, tls)?;
+    let hosts: Option<Vec<TargetHost>> = address?
+        .into_iter()
+        .map(|address| host(section, tls?, address, ca.as_deref(), shown.as_ref()))
+        .collect();
     let target = Target { name: name?, attrs: attrs?, database: database?, user: user?, password, tls: tls? };
     let catalog = match catalog {
         Some(account) => account?,
@@ -358,18 +433,55 @@ fn host(
     tls: TargetTls,
     (name, port): (String, u16),
     ca: Option<&Path>,
+    shown: Option<&Shown>,
 ) -> Option<TargetHost> {
     if section.has("ca") && matches!(tls, TargetTls::Disable | TargetTls::Require) {
         section
             .mistake("ca", "is of no use with this tls, which verifies nothing; write tls = \"verify-full\"");
         return None;
     }
-    match target_tls::client(tls, &name, ca) {
+    match target_tls::client(tls, &name, ca, shown.map(|(chain, key)| (chain.clone(), key.clone_key()))) {
         Ok(tls) => Some(TargetHost { name, port, tls }),
-        Err(TargetTlsError { of_ca, text }) => {
-            section.mistake(if of_ca { "ca" } else { "address" }, text);
+        Err(TargetTlsError { of, text }) => {
+            let key = match of {
+                Part::Address => "address",
+                Part::Authorities => "ca",
+                Part::Certificate => "certificate",
+            };
+            section.mistake(key, text);
             None
         }
+    }
+}
+
+/// A certificate that a target is shown, and its key.
+type Shown = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// What a target is shown; the outer `None` is a mistake that was noted.
+fn shown(section: &Section<'_>, tls: Option<TargetTls>) -> Option<Option<Shown>> {
+    let (certificate, key) = (section.path("certificate"), section.path("key"));
+    if tls == Some(TargetTls::Disable) && (section.has("certificate") || section.has("key")) {
+        let name = if section.has("certificate") { "certificate" } else { "key" };
+        section.mistake(name, "is of no use with tls = \"disable\"; write tls = \"verify-full\"");
+        return None;
+    }
+    let of = |name, text: String| section.mistake(name, text);
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => {
+            let chain = tls::chain(&certificate).map_err(|text| of("certificate", text)).ok()?;
+            let key = tls::private_key(&key).map_err(|text| of("key", text)).ok()?;
+            Some(Some((chain, key)))
+        }
+        (Some(_), None) => {
+            of("key", String::from("is missing beside certificate: write key = \"tls/client.key\""));
+            None
+        }
+        (None, Some(_)) => {
+            let text = "is missing beside key: write certificate = \"tls/client.pem\"";
+            of("certificate", String::from(text));
+            None
+        }
+        (None, None) => Some(None),
     }
 }
 
@@ -383,15 +495,29 @@ fn user(section: &Section<'_>, identity_max: Option<u32>) -> Option<UserSetup> {
     let name = section.text("name");
     let mut groups = section.texts("groups");
     let password = section.secret("password");
+    let certificate_name = section.text("certificate_name");
     let otherwise = identity_max.map(|max| (max, "limits.sessions_per_identity_max"));
     let sessions_max = sessions_max(section, "sessions_max", "user.sessions_max", otherwise);
     groups.sort();
     groups.dedup();
-    Some(UserSetup {
-        identity: Arc::new(Identity { name: name?, groups }),
-        password: password?,
-        sessions_max,
-    })
+    if section.has("password") && password.is_none() {
+        return None;
+    }
+    let name = name?;
+    let certificate_name = Arc::from(certificate_name.as_ref().unwrap_or(&name).as_str());
+    let identity = Arc::new(Identity { name, groups });
+    Some(UserSetup { identity, password, certificate_name, sessions_max })
+}
+
+/// Without a password there is only the certificate.
+fn refuse_unprovable(top: &Section<'_>, users: &[UserSetup], listeners: &[Listener]) {
+    if listeners.iter().any(|listener| listener.rules.auth == ListenerAuth::Certificate) {
+        return;
+    }
+    for user in users.iter().filter(|user| user.password.is_none()) {
+        let name = &user.identity.name;
+        top.mistake("user", format!("\"{name}\" has no password, and no listener has auth = \"certificate\": it could never connect; write password = {{ file = \"…\" }}"));
+    }
 }
 
 fn policy(section: &Section<'_>) -> Option<Policies> {

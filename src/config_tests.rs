@@ -215,6 +215,66 @@ fn each_mistake_is_found_at_its_key() {
             "tls = \"off\"\ncertificate = \"tls/a.pem\"\nkey = \"tls/a.key\"",
             &[("listener[0].certificate", "of no use"), ("listener[0].key", "of no use")],
         ),
+        (
+            "tls = \"optional\"",
+            "client_certificate = \"required\"",
+            &[("listener[0].client_ca", "write client_ca =")],
+        ),
+        (
+            "tls = \"optional\"",
+            "client_certificate = \"optional\"\nclient_ca = \"tls/none.pem\"",
+            &[("listener[0].client_ca", "cannot be read")],
+        ),
+        (
+            "tls = \"optional\"",
+            "client_certificate = \"optional\"\nclient_ca = \"tls/empty.pem\"",
+            &[("listener[0].client_ca", "no certificate in it")],
+        ),
+        (
+            "tls = \"optional\"",
+            "client_certificate = \"optional\"\nclient_ca = \"tls/a.pem\"\nclient_crl = \"tls/a.pem\"",
+            &[("listener[0].client_crl", "no list in it")],
+        ),
+        (
+            "tls = \"optional\"",
+            "client_ca = \"tls/a.pem\"\nclient_name = \"uri\"",
+            &[("listener[0].client_ca", "of no use"), ("listener[0].client_name", "of no use")],
+        ),
+        (
+            "tls = \"optional\"",
+            "tls = \"off\"\nclient_certificate = \"optional\"\nclient_ca = \"tls/a.pem\"",
+            &[("listener[0].client_certificate", "inside of TLS")],
+        ),
+        (
+            "tls = \"optional\"",
+            "auth = \"certificate\"\nclient_certificate = \"optional\"\nclient_ca = \"tls/a.pem\"",
+            &[("listener[0].auth", "client_certificate = \"required\"")],
+        ),
+        (
+            "tls = \"disable\"",
+            "tls = \"disable\"\ncertificate = \"tls/a.pem\"\nkey = \"tls/a.key\"",
+            &[("target[0].certificate", "of no use")],
+        ),
+        (
+            "tls = \"disable\"",
+            "tls = \"require\"\ncertificate = \"tls/a.pem\"",
+            &[("target[0].key", "missing beside certificate")],
+        ),
+        (
+            "tls = \"disable\"",
+            "tls = \"require\"\nkey = \"tls/a.key\"",
+            &[("target[0].certificate", "missing beside key")],
+        ),
+        (
+            "tls = \"disable\"",
+            "tls = \"require\"\ncertificate = \"tls/a.pem\"\nkey = \"tls/b.key\"",
+            &[("target[0].certificate", "is not the key")],
+        ),
+        (
+            "tls = \"disable\"",
+            "tls = \"require\"\ncertificate = \"tls/open.pem\"\nkey = \"tls/open.key\"",
+            &[("target[0].key", "chmod 600")],
+        ),
         ("name = \"orders\"", "name = \"\"", &[("target[0].name", "empty")]),
         ("name = \"orders\"", "", &[("target[0].name", "write name = \"orders\"")]),
         ("127.0.0.1:5432", "127.0.0.1", &[("target[0].address", "names no port")]),
@@ -259,7 +319,7 @@ fn each_mistake_is_found_at_its_key() {
             &[("user[0].groups", "a list of texts, not a text")],
         ),
         ("groups = [\"ai-agents\"]", "groups = [\"a\", 7]", &[("user[0].groups[1]", "must be a text")]),
-        ("password = { file = \"secrets/agent-7\" }", "", &[("user[0].password", "is missing")]),
+        ("password = { file = \"secrets/agent-7\" }", "", &[("user", "could never connect")]),
         ("policies/", "policys/", &[("policy.paths", "cannot be read")]),
         ("[\"policies/\"]", "[]", &[("policy.paths", "names no file")]),
         ("paths = [\"policies/\"]", "", &[("policy.paths", "is missing")]),
@@ -437,9 +497,10 @@ fn defaults_and_examples_are_right() {
                 table => format!("{table}.{}", key.name),
             };
             let complaint = found.lines().find(|line| line.contains(&format!(": {path}: ")));
-            let about_files =
-                complaint.is_some_and(|line| line.contains("cannot be read") || line.contains("beside"));
-            assert!(complaint.is_none() || about_files, "{} = {value}: {complaint:?}", key.name);
+            let about_others = complaint.is_some_and(|line| {
+                ["cannot be read", "beside", "of no use"].iter().any(|words| line.contains(words))
+            });
+            assert!(complaint.is_none() || about_others, "{} = {value}: {complaint:?}", key.name);
         }
     }
 }

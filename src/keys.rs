@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 pub enum Kind {
     /// A name: 1 to 63 bytes, no control characters.
     Name,
+    /// Any text that is not empty.
+    Text,
     /// One of these words.
     Choice(&'static [&'static str]),
     /// A whole number from the first to the second.
@@ -78,7 +80,7 @@ const fn key(
 
 use Absent::{Default, Means, Mistake};
 use Kind::{
-    Choice, Duration, HostPorts, Integer, Name, Path, Paths, Secret, Size, Socket, Table, Tables, Texts,
+    Choice, Duration, HostPorts, Integer, Name, Path, Paths, Secret, Size, Socket, Table, Tables, Text, Texts,
 };
 
 /// All of them, in the order of the reference.
@@ -141,8 +143,16 @@ pub const KEYS: &[Key] = &[
         "PEM file: the certificate that clients see, then its chain."),
     key("listener", "key", Path, Means("as for `certificate`"), "\"tls/server.key\"",
         "PEM file: the certificate's private key, readable by its owner only."),
-    key("listener", "auth", Choice(&["scram", "password"]), Default("scram"), "\"scram\"",
-        "How clients prove who they are: SCRAM-SHA-256, or the password itself (inside TLS only)."),
+    key("listener", "auth", Choice(&["scram", "password", "certificate"]), Default("scram"), "\"scram\"",
+        "How clients prove who they are: `scram`: SCRAM-SHA-256, inside TLS also with channel binding (SCRAM-SHA-256-PLUS); `password`: the password itself, inside TLS only; `certificate`: their certificate alone."),
+    key("listener", "client_certificate", Choice(&["off", "optional", "required"]), Default("off"), "\"required\"",
+        "Whether clients are asked for a certificate, beside what `auth` asks. One that is shown must be valid, of `client_ca`, and bear the name of the user that the client claims to be; with `optional`, a client may show none."),
+    key("listener", "client_ca", Path, Means("must be given where certificates are asked for"), "\"tls/clients.pem\"",
+        "PEM file: the authorities whose certificates clients may show. Read again at every reload, as `client_crl` is."),
+    key("listener", "client_crl", Path, Means("nothing is revoked"), "\"tls/clients.crl\"",
+        "PEM file: lists of revoked certificates, one of every authority that a chain goes through. A chain that no list speaks of is refused, and so is one whose list is older than it says it may be."),
+    key("listener", "client_name", Choice(&["cn", "dns", "email", "uri"]), Default("cn"), "\"cn\"",
+        "Where a certificate bears its holder's name: the subject's one common name, or any of the alternative names of this kind. It is held against the user's `certificate_name`."),
 
     key("target", "name", Name, Mistake, "\"orders\"",
         "What clients name as their database, and policies as their target."),
@@ -162,6 +172,10 @@ pub const KEYS: &[Key] = &[
         "As libpq's sslmode: no TLS; TLS with whoever answers; with a certificate of a trusted authority; and for this very host. Never downgraded."),
     key("target", "ca", Path, Means("the system's authorities"), "\"tls/ca.pem\"",
         "PEM file: the authorities (or the very certificate) to trust with `verify-ca` and `verify-full`."),
+    key("target", "certificate", Path, Means("no certificate is shown"), "\"tls/client.pem\"",
+        "PEM file: the gateway's own certificate for a target that asks for one, then its chain. Shown whatever role connects, the catalog's too."),
+    key("target", "key", Path, Means("as for `certificate`"), "\"tls/client.key\"",
+        "PEM file: that certificate's private key, readable by its owner only."),
     key("target", "sessions_max", Integer(1, 1_000_000), Means("no limit of its own"), "80",
         "Sessions on the target at once, over all workers; a server's connection counts until it is closed. Keep it below the server's `max_connections`, whose own refusals (SQLSTATE 53300) clients get as they are. A reload that raises it seats who waits, one that lowers it ends nobody. After a hand-over the old process and the new one count apart, so for a while there may be more."),
     key("target", "queue_max", Integer(0, 1_000_000), Default("0"), "500",
@@ -182,8 +196,10 @@ pub const KEYS: &[Key] = &[
         "What the client gives as its user."),
     key("user", "groups", Texts, Means("no group"), "[\"ai-agents\"]",
         "The groups that policies speak of."),
-    key("user", "password", Secret, Mistake, "{ file = \"secrets/agent-7\" }",
+    key("user", "password", Secret, Means("it comes in by certificate alone, where a listener has that `auth`"), "{ file = \"secrets/agent-7\" }",
         "What the client proves to know."),
+    key("user", "certificate_name", Text, Means("the user's `name`"), "\"agent-7.example.net\"",
+        "The name that its certificate bears, as the listener's `client_name` says."),
     key("user", "sessions_max", Integer(1, 1_000_000), Means("limits.sessions_per_identity_max"), "20",
         "Sessions of this identity at once, over all workers and targets; one more is refused with SQLSTATE 53300."),
 
@@ -284,6 +300,7 @@ fn absent_words(key: &Key) -> String {
 pub fn value_words(kind: Kind) -> String {
     match kind {
         Name => String::from("a name (1 to 63 bytes)"),
+        Text => String::from("a text"),
         Choice(words) => {
             let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
             quoted.join(" or ")

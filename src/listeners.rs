@@ -5,6 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
+use lockgate_bridge::ServerTls;
 use lockgate_control::Door;
 use lockgate_lane::ListenerTls;
 use lockgate_worker::ListenerSetup;
@@ -23,7 +24,6 @@ pub fn doors(
     mut held: Vec<(SocketAddr, TcpListener)>,
     kept: &[SocketAddr],
 ) -> Result<Vec<Door>, String> {
-    let own = own_certificate(config)?;
     let mut doors = Vec::with_capacity(config.listeners.len());
     for listener in &config.listeners {
         // Several may have port 0, each its own.
@@ -33,7 +33,7 @@ pub fn doors(
             .into_iter()
             .partition(|(bind, socket)| *bind == listener.bind && socket.local_addr().ok() == first);
         held = others;
-        doors.push(door(listener, sockets, own.as_ref()));
+        doors.push(door(config, listener, sockets)?);
     }
     // All of them before the first is bound: a wildcard and an address of one port may well stand beside each other.
     let is_new = |door: &Door| door.sockets.is_empty() && !kept.contains(&door.bind);
@@ -49,20 +49,21 @@ pub fn doors(
 }
 
 fn door(
+    config: &Config,
     listener: &Listener,
     sockets: Vec<(SocketAddr, TcpListener)>,
-    own: Option<&Arc<rustls::ServerConfig>>,
-) -> Door {
-    let tls = match listener.rules.tls {
-        ListenerTls::Off => None,
-        _ => listener.tls.clone().or_else(|| own.cloned()),
+) -> Result<Door, String> {
+    let tls = match (listener.rules.tls, &listener.tls) {
+        (ListenerTls::Off, _) => None,
+        (_, Some(tls)) => Some(tls.clone()),
+        (_, None) => Some(own_certificate(config, listener.clients.as_ref())?),
     };
-    Door {
+    Ok(Door {
         bind: listener.bind,
         sockets: sockets.into_iter().map(|(_, socket)| socket).collect(),
         rules: Arc::new(listener.rules.clone()),
         tls,
-    }
+    })
 }
 
 /// Binds as many sockets more as it takes for each worker to have one.
@@ -128,19 +129,12 @@ fn refuse_foreign(bind: SocketAddr) -> Result<(), String> {
     }
 }
 
-/// The certificate that the gateway makes itself, if some listener needs it.
-fn own_certificate(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>, String> {
-    let needed = config
-        .listeners
-        .iter()
-        .any(|listener| listener.rules.tls != ListenerTls::Off && listener.tls.is_none());
-    if !needed {
-        return Ok(None);
-    }
-    let (server, made) = tls::own_certificate(&config.data_dir)?;
+/// TLS with the certificate that the gateway makes itself.
+fn own_certificate(config: &Config, clients: Option<&tls::Clients>) -> Result<ServerTls, String> {
+    let (server, made) = tls::own_certificate(&config.data_dir, clients)?;
     let (certificate, _) = tls::own_paths(&config.data_dir);
     if made {
         info!(certificate = %certificate.display(), "made a self-signed certificate");
     }
-    Ok(Some(server))
+    Ok(server)
 }

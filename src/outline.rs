@@ -41,7 +41,9 @@ impl Outline {
         put(String::from("limits"), plain(&config.limits));
         for listener in &config.listeners {
             // Certificates are read again each time; whether they are others cannot be told from outside.
-            put(format!("listener {}", listener.bind), plain(&(&listener.rules, listener.tls.is_some())));
+            let name = listener.clients.as_ref().map(|clients| clients.name);
+            let demands = (&listener.rules, listener.tls.is_some(), name);
+            put(format!("listener {}", listener.bind), plain(&demands));
         }
         for target in &config.targets {
             put(format!("target \"{}\"", target.target.name), of_target(target, state));
@@ -96,8 +98,11 @@ fn of_target(setup: &TargetSetup, state: &RandomState) -> u64 {
 }
 
 fn of_user(user: &UserSetup, state: &RandomState) -> u64 {
-    let password = state.hash_one(user.password.expose());
-    state.hash_one(format!("{:?} {:?} {password}", user.identity, user.sessions_max))
+    let password = user.password.as_ref().map(|password| state.hash_one(password.expose()));
+    state.hash_one(format!(
+        "{:?} {} {:?} {password:?}",
+        user.identity, user.certificate_name, user.sessions_max
+    ))
 }
 
 #[cfg(test)]

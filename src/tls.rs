@@ -1,4 +1,4 @@
-//! The certificate that clients see: read from files, or self-signed on first start.
+//! TLS with clients: the certificate that they see, read from files or self-signed on first start, and whose they may show.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -6,11 +6,14 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::ServerConfig;
+use lockgate_bridge::ServerTls;
+use lockgate_lane::CertificateName;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::NoServerSessionStorage;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
 
 use crate::secrets;
 
@@ -23,13 +26,73 @@ pub struct Fault {
     pub text: String,
 }
 
+/// Whose certificates clients may show, and where those name their holders.
+#[derive(Debug, Clone)]
+pub struct Clients {
+    /// Believes those of the configured authorities.
+    pub verifier: Arc<dyn ClientCertVerifier>,
+    /// Where the name is.
+    pub name: CertificateName,
+}
+
+/// Believes clients' certificates of these authorities, but for those that are revoked (PEM files). Whether a client must
+/// show one is the lane's affair: it can say so in words.
+pub fn clients(ca: &Path, crl: Option<&Path>) -> Result<Arc<dyn ClientCertVerifier>, ClientsFault> {
+    let of_ca = |text: String| ClientsFault { of_crl: false, text };
+    let of_crl = |text: String| ClientsFault { of_crl: true, text };
+    let mut roots = RootCertStore::empty();
+    for certificate in chain(ca).map_err(of_ca)? {
+        roots.add(certificate).map_err(|error| of_ca(format!("{} cannot be used: {error}", ca.display())))?;
+    }
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    if let Some(crl) = crl {
+        // As OpenSSL: the whole chain counts, what no list speaks of is not believed, and neither is a list that is old.
+        builder = builder.with_crls(revocations(crl).map_err(of_crl)?).enforce_revocation_expiration();
+    }
+    builder.allow_unauthenticated().build().map_err(|error| match error {
+        VerifierBuilderError::InvalidCrl(error) => of_crl(format!("it cannot be used: {error:?}")),
+        error => of_ca(format!("{} cannot be used: {error}", ca.display())),
+    })
+}
+
+/// What is wrong with the authorities of clients, or with their revocations.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ClientsFault {
+    /// It is the list of revocations.
+    pub of_crl: bool,
+    /// What is wrong and what to do.
+    pub text: String,
+}
+
+fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let shown = path.display();
+    let pem = fs::read(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("{shown} is not PEM: {error}"))?;
+    match lists.is_empty() {
+        true => Err(format!("{shown} has no list in it; it must begin with -----BEGIN X509 CRL-----")),
+        false => Ok(lists),
+    }
+}
+
 /// The server's side of TLS with this certificate chain and key (PEM files).
-pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, Fault> {
+pub fn server(certificate: &Path, key: &Path, clients: Option<&Clients>) -> Result<ServerTls, Fault> {
     let chain = chain(certificate).map_err(|text| Fault { of_key: false, text })?;
     let private = private_key(key).map_err(|text| Fault { of_key: true, text })?;
+    let Some(own) = chain.first().cloned() else {
+        return Err(Fault { of_key: false, text: format!("{} is empty", certificate.display()) });
+    };
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private));
+        .and_then(|builder| {
+            match clients {
+                Some(clients) => builder.with_client_cert_verifier(Arc::clone(&clients.verifier)),
+                None => builder.with_no_client_auth(),
+            }
+            .with_single_cert(chain, private)
+        });
     let mut config = config.map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => Fault {
             of_key: true,
@@ -42,10 +105,12 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
     // A store of sessions is a lock that workers would share; libpq resumes none anyway.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
+    let client_name = clients.map_or(CertificateName::CommonName, |clients| clients.name);
+    Ok(ServerTls { config: Arc::new(config), certificate: own, client_name })
 }
 
-fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+/// The certificates of a PEM file, at least one.
+pub fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let shown = path.display();
     let pem = fs::read(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem)
@@ -59,7 +124,8 @@ fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+/// The private key of a PEM file that nobody else can read.
+pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let pem = secrets::private_file(path)?;
     PrivateKeyDer::from_pem_slice(&pem).map_err(|_| {
         format!(
@@ -76,7 +142,7 @@ pub fn own_paths(data_dir: &Path) -> (PathBuf, PathBuf) {
 }
 
 /// The gateway's own certificate, made if it is not there. True: it was made now.
-pub fn own_certificate(data_dir: &Path) -> Result<(Arc<ServerConfig>, bool), String> {
+pub fn own_certificate(data_dir: &Path, clients: Option<&Clients>) -> Result<(ServerTls, bool), String> {
     let (certificate, key) = own_paths(data_dir);
     // The certificate is written last: where it stands, the key stands too.
     let made = !certificate.exists();
@@ -85,10 +151,10 @@ pub fn own_certificate(data_dir: &Path) -> Result<(Arc<ServerConfig>, bool), Str
             format!("the self-signed certificate {} cannot be made: {error}", certificate.display())
         })?;
     }
-    let config = server_config(&certificate, &key).map_err(|fault| {
+    let tls = server(&certificate, &key, clients).map_err(|fault| {
         format!("{}; to have another one made, remove {}", fault.text, certificate.display())
     })?;
-    Ok((config, made))
+    Ok((tls, made))
 }
 
 fn make(certificate: &Path, key: &Path) -> io::Result<()> {

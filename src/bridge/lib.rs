@@ -17,7 +17,7 @@ use lockgate_lane::{CancelRequest, SaltRequest, SaltedKey};
 pub use counters::Counters;
 pub use mailbox::{Inbox, LateWake, Outlet, Wake, mailbox};
 pub use seats::Seats;
-pub use settings::{Durability, Limits, ListenerSettings, Settings};
+pub use settings::{Durability, Limits, ListenerSettings, ServerTls, Settings};
 pub use snapshot::{Admission, Destination, DestinationTls, Place, Queue, SessionsMax, Snapshot};
 
 /// What a worker is told, by control or by another worker.

@@ -3,7 +3,8 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use lockgate_lane::ListenerRules;
+use lockgate_lane::{CertificateName, ListenerRules};
+use rustls::pki_types::CertificateDer;
 
 /// What a worker is to work under from now on.
 #[derive(Debug)]
@@ -27,8 +28,19 @@ pub struct ListenerSettings {
     pub sockets: Vec<TcpListener>,
     /// What it demands of whoever comes from now on.
     pub rules: Arc<ListenerRules>,
-    /// The gateway's certificate towards clients; `None` exactly when the rules say that there is no TLS.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// TLS with clients; `None` exactly when the rules say that there is none.
+    pub tls: Option<ServerTls>,
+}
+
+/// The gateway's side of TLS with the clients of one listener.
+#[derive(Debug, Clone)]
+pub struct ServerTls {
+    /// What it shows, and whose certificates it believes.
+    pub config: Arc<rustls::ServerConfig>,
+    /// The certificate that `config` shows: what clients bind their proofs to.
+    pub certificate: CertificateDer<'static>,
+    /// Where a client's certificate names it.
+    pub client_name: CertificateName,
 }
 
 /// Limits of one worker: what is configured for the gateway, divided by the number of workers.

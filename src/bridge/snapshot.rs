@@ -33,6 +33,8 @@ pub struct Admission {
     pub identity: Arc<Identity>,
     /// Against what it proves itself.
     pub verifier: Arc<Verifier>,
+    /// The name that its certificate bears.
+    pub certificate_name: Arc<str>,
     /// Its sessions; the same in every snapshot.
     pub seats: Arc<Seats>,
     /// How many there may be.
@@ -110,11 +112,13 @@ impl Snapshot {
         let Some(admission) = self.users.get(&request.user) else {
             return LoginAnswer {
                 verifier: Arc::new(self.decoy(&request.user)),
+                certificate_name: None,
                 grant: Err(NotGranted::Denied(String::from("unknown user"))),
             };
         };
         LoginAnswer {
             verifier: Arc::clone(&admission.verifier),
+            certificate_name: Some(Arc::clone(&admission.certificate_name)),
             grant: self.grant(&admission.identity, &request.database),
         }
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use lockgate_bridge::{Durability, Limits, ListenerSettings, Settings};
+use lockgate_bridge::{Durability, Limits, ListenerSettings, ServerTls, Settings};
 use lockgate_lane::ListenerRules;
 
 /// One listener of the configuration with its sockets. Workers listen on duplicates of them: what comes in waits at the
@@ -17,8 +17,8 @@ pub struct Door {
     pub sockets: Vec<TcpListener>,
     /// What it demands.
     pub rules: Arc<ListenerRules>,
-    /// The gateway's certificate towards clients; `None` exactly when the rules say that there is no TLS.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// TLS with clients; `None` exactly when the rules say that there is none.
+    pub tls: Option<ServerTls>,
 }
 
 /// What every worker works under, listeners aside.
@@ -88,7 +88,7 @@ mod tests {
         Door {
             bind: "127.0.0.1:0".parse().unwrap(),
             sockets: (0..sockets).map(|_| socket()).collect(),
-            rules: Arc::new(ListenerRules { tls: ListenerTls::Off, auth: ListenerAuth::Scram }),
+            rules: Arc::new(ListenerRules::new(ListenerTls::Off, ListenerAuth::Scram)),
             tls: None,
         }
     }

@@ -18,6 +18,7 @@ const ITERATIONS: u32 = 4096;
 pub(crate) struct User {
     pub identity: Arc<Identity>,
     pub verifier: Arc<Verifier>,
+    pub certificate_name: Arc<str>,
     pub sessions_max: SessionsMax,
 }
 
@@ -26,10 +27,20 @@ pub(crate) fn derive(users: Vec<UserSetup>) -> Result<Vec<User>, rustls::crypto:
     users
         .into_iter()
         .map(|user| {
-            let salt = random::<16>()?.to_vec();
-            let verifier = Verifier::derive(&prepared(user.password.expose()), salt, ITERATIONS);
-            let sessions_max = user.sessions_max;
-            Ok(User { identity: user.identity, verifier: Arc::new(verifier), sessions_max })
+            let verifier = match &user.password {
+                Some(password) => {
+                    let salt = random::<16>()?.to_vec();
+                    Verifier::derive(&prepared(password.expose()), salt, ITERATIONS)
+                }
+                // No password is this one's, and nobody can tell.
+                None => Verifier::decoy(&random::<32>()?, &user.identity.name),
+            };
+            Ok(User {
+                identity: user.identity,
+                verifier: Arc::new(verifier),
+                certificate_name: user.certificate_name,
+                sessions_max: user.sessions_max,
+            })
         })
         .collect()
 }

@@ -140,8 +140,10 @@ pub struct Account {
 pub struct UserSetup {
     /// Who.
     pub identity: Arc<Identity>,
-    /// What proves it.
-    pub password: Secret,
+    /// What proves it; `None`: its certificate alone does.
+    pub password: Option<Secret>,
+    /// The name that its certificate bears.
+    pub certificate_name: Arc<str>,
     /// How many sessions it may have.
     pub sessions_max: SessionsMax,
 }

@@ -183,7 +183,8 @@ fn user(name: &str) -> UserSetup {
     let groups = vec![String::from("ai")];
     UserSetup {
         identity: Arc::new(Identity { name: name.to_owned(), groups }),
-        password: Secret::new(b"pw".to_vec()),
+        password: Some(Secret::new(b"pw".to_vec())),
+        certificate_name: Arc::from(name),
         sessions_max: SessionsMax { max: u32::MAX, key: "" },
     }
 }

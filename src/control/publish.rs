@@ -201,6 +201,7 @@ impl Publisher {
             let admission = Admission {
                 identity: Arc::clone(&user.identity),
                 verifier: Arc::clone(&user.verifier),
+                certificate_name: Arc::clone(&user.certificate_name),
                 seats: self.book.of(&self.book.identities, &user.identity.name),
                 sessions_max: user.sessions_max,
             };
@@ -378,6 +379,7 @@ policy ops for user "olga" on target "orders", "ledger" {
         User {
             identity: Arc::new(Identity { name: name.to_owned(), groups }),
             verifier: Arc::new(Verifier::decoy(&[0; 32], name)),
+            certificate_name: Arc::from(name),
             sessions_max: UNLIMITED,
         }
     }

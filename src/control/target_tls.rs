@@ -12,7 +12,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use x509_cert::der::Decode as _;
@@ -20,21 +20,33 @@ use x509_cert::der::Decode as _;
 /// Why a target's TLS cannot be as configured.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TargetTlsError {
-    /// It is the `ca` file's doing; else the address'.
-    pub of_ca: bool,
+    /// Whose doing it is.
+    pub of: Part,
     /// What is wrong and what to do.
     pub text: String,
 }
 
+/// A part of what was configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The target's address.
+    Address,
+    /// The file of authorities.
+    Authorities,
+    /// The certificate that is shown, or its key.
+    Certificate,
+}
+
 /// The client's side of TLS to a target. `host` is the one of its address, without brackets; `ca` the file of
-/// authorities to trust instead of the system's.
+/// authorities to trust instead of the system's; `shown` the certificate for a target that asks for one.
 ///
 /// # Errors
-/// When the host cannot stand in a certificate, or no authority can be had.
+/// When the host cannot stand in a certificate, no authority can be had, or the key is not the certificate's.
 pub fn client(
     tls: TargetTls,
     host: &str,
     ca: Option<&Path>,
+    shown: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 ) -> Result<Option<DestinationTls>, TargetTlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = match tls {
@@ -46,9 +58,12 @@ pub fn client(
     let name = server_name(host)?;
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| TargetTlsError { of_ca: false, text: format!("TLS cannot be had: {error}") })?;
-    let mut config =
-        config.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
+        .map_err(|error| TargetTlsError { of: Part::Address, text: format!("TLS cannot be had: {error}") })?;
+    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match shown {
+        Some((chain, key)) => config.with_client_auth_cert(chain, key).map_err(unshowable)?,
+        None => config.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![b"postgresql".to_vec()];
     // A store of sessions is a lock that workers would share; PostgreSQL gives no tickets.
     config.resumption = Resumption::disabled();
@@ -57,9 +72,17 @@ pub fn client(
     Ok(Some(DestinationTls { config: Arc::new(config), name }))
 }
 
+fn unshowable(error: Error) -> TargetTlsError {
+    let text = match error {
+        Error::InconsistentKeys(_) => String::from("key is not the key of this certificate"),
+        error => format!("it cannot be shown to the target: {error}"),
+    };
+    TargetTlsError { of: Part::Certificate, text }
+}
+
 fn server_name(host: &str) -> Result<ServerName<'static>, TargetTlsError> {
     ServerName::try_from(host.to_owned()).map_err(|_| TargetTlsError {
-        of_ca: false,
+        of: Part::Address,
         text: format!(
             "\"{host}\" cannot stand in a certificate; use a host name that can, or tls = \"disable\""
         ),
@@ -68,18 +91,18 @@ fn server_name(host: &str) -> Result<ServerName<'static>, TargetTlsError> {
 
 fn trust(ca: Option<&Path>) -> Result<Trust, TargetTlsError> {
     let certificates = match ca {
-        Some(path) => certificates(path).map_err(|text| TargetTlsError { of_ca: true, text })?,
+        Some(path) => certificates(path).map_err(|text| TargetTlsError { of: Part::Authorities, text })?,
         None => rustls_native_certs::load_native_certs().certs,
     };
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(certificates.iter().cloned());
     match ca {
         Some(path) if added < certificates.len() => Err(TargetTlsError {
-            of_ca: true,
+            of: Part::Authorities,
             text: format!("{} has a certificate in it that cannot be read", path.display()),
         }),
         None if added == 0 => Err(TargetTlsError {
-            of_ca: true,
+            of: Part::Authorities,
             text: String::from(
                 "this system has no authorities to trust; name a file of them with ca = \"…\" (or install ca-certificates)",
             ),
@@ -299,11 +322,11 @@ mod tests {
 
     #[test]
     fn modes_that_verify_nothing_need_no_authorities() {
-        assert!(client(TargetTls::Disable, "db", None).unwrap().is_none());
-        assert!(client(TargetTls::Require, "db", None).unwrap().is_some());
-        let none = client(TargetTls::VerifyFull, "db", Some(Path::new("/nonexistent"))).unwrap_err();
-        assert!(none.of_ca && none.text.contains("cannot be read"), "{none:?}");
-        let name = client(TargetTls::Require, "-", None).unwrap_err();
-        assert!(!name.of_ca && name.text.contains("cannot stand in a certificate"), "{name:?}");
+        assert!(client(TargetTls::Disable, "db", None, None).unwrap().is_none());
+        assert!(client(TargetTls::Require, "db", None, None).unwrap().is_some());
+        let none = client(TargetTls::VerifyFull, "db", Some(Path::new("/nonexistent")), None).unwrap_err();
+        assert!(none.of == Part::Authorities && none.text.contains("cannot be read"), "{none:?}");
+        let name = client(TargetTls::Require, "-", None, None).unwrap_err();
+        assert!(name.of == Part::Address && name.text.contains("cannot stand in a certificate"), "{name:?}");
     }
 }

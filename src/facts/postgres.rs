@@ -16,6 +16,7 @@ mod names;
 mod objects;
 mod queries;
 mod query;
+mod replication;
 mod settings;
 mod structure;
 mod targets;
@@ -85,6 +86,9 @@ pub struct Understood {
     pub copies_in: bool,
     /// Some statement is COPY … TO STDOUT: rows come as CopyData.
     pub copies_out: bool,
+    /// All that the target holds leaves it, in a form in which nothing can be masked: a base backup, a replication stream
+    /// (in which both sides send).
+    pub replicates: bool,
     /// Changes of the session, in order.
     pub changes: Vec<Change>,
 }
@@ -219,6 +223,9 @@ pub mod fuzzing {
     pub fn understand(bytes: &[u8]) {
         let catalog = Arc::new(Catalog::empty());
         let mut cache = Cache::new(1 << 16);
+        if let Some(understood) = cache.replication(bytes) {
+            assert!(understood.facts.pairs.is_sorted(), "pairs are sorted");
+        }
         for standard_conforming_strings in [true, false] {
             let reading = Reading { standard_conforming_strings, ..Reading::new() };
             let understood = cache.understand(bytes, &catalog, &reading);

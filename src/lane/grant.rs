@@ -39,6 +39,8 @@ pub struct SaltRequest {
 pub struct LoginAnswer {
     /// Against what the client proves itself.
     pub verifier: Arc<Verifier>,
+    /// The name that its certificate must bear; `None`: no certificate is this one's.
+    pub certificate_name: Option<Arc<str>>,
     /// What it gets then; or why not.
     pub grant: Result<Grant, NotGranted>,
 }

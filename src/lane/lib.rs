@@ -72,7 +72,7 @@ pub enum Action {
         range: Range<usize>,
     },
     /// Begin TLS on a side, as server towards the client and as client towards the server. When the handshake
-    /// is done on the server side, [`Answer::TlsReady`] is due; on the client side nothing is.
+    /// is done, [`Answer::TlsReady`] or [`Answer::ClientTlsReady`] is due, before any byte that came inside.
     StartTls {
         /// Which.
         side: Side,
@@ -225,6 +225,15 @@ pub struct ListenerRules {
     pub tls: ListenerTls,
     /// How it proves itself.
     pub auth: ListenerAuth,
+    /// Whether the client may, or must, show a certificate. One that is shown must be its own.
+    pub client_certificate: ClientCertificate,
+}
+
+impl ListenerRules {
+    /// Rules that ask for no certificate.
+    pub fn new(tls: ListenerTls, auth: ListenerAuth) -> ListenerRules {
+        ListenerRules { tls, auth, client_certificate: ClientCertificate::Off }
+    }
 }
 
 /// `tls = "off" | "optional" | "required"`.
@@ -238,13 +247,57 @@ pub enum ListenerTls {
     Required,
 }
 
-/// `auth = "scram" | "password"` (cleartext, inside TLS only).
+/// `auth = "scram" | "password" | "certificate"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerAuth {
-    /// SCRAM-SHA-256.
+    /// SCRAM-SHA-256, bound to the TLS channel (-PLUS) where there is one.
     Scram,
-    /// The password itself.
+    /// The password itself (inside TLS only).
     Password,
+    /// The client's certificate is proof enough.
+    Certificate,
+}
+
+/// `client_certificate = "off" | "optional" | "required"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientCertificate {
+    /// Not asked for.
+    Off,
+    /// Asked for.
+    Optional,
+    /// Or no session.
+    Required,
+}
+
+/// `client_name = "cn" | "dns" | "email" | "uri"`: where a certificate names its holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateName {
+    /// The subject's common name.
+    CommonName,
+    /// Alternative names that are host names.
+    Dns,
+    /// Alternative names that are mail addresses.
+    Email,
+    /// Alternative names that are URIs.
+    Uri,
+}
+
+/// What TLS with a client brought to light.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientTls {
+    /// The tls-server-end-point channel binding of the gateway's own certificate, if its signature has one.
+    pub end_point: Option<Vec<u8>>,
+    /// The client's certificate, verified.
+    pub certificate: Option<HolderNames>,
+}
+
+/// Whom a verified certificate names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HolderNames {
+    /// Its subject, for the record.
+    pub subject: String,
+    /// The names that count, by the listener's [`CertificateName`].
+    pub names: Vec<String>,
 }
 
 /// A CancelRequest as it came. Its secret is never printed.
@@ -311,6 +364,8 @@ pub enum Answer {
         /// The channel binding.
         end_point: Option<Vec<u8>>,
     },
+    /// TLS with the client stands.
+    ClientTlsReady(ClientTls),
 }
 
 /// What came of connecting.

@@ -6,7 +6,7 @@
 //!    │ StartupMessage
 //!  Claim ── Login asked
 //!    │
-//!  Prove ── SCRAM-SHA-256, or a password inside TLS
+//!  Prove ── SCRAM-SHA-256(-PLUS), a password inside TLS, or a certificate alone
 //!    │ AuthenticationOk; the start-up parameters are judged
 //!  Connect ─────────────────────────────────────────────── dial, SSLRequest, TLS, StartupMessage, authentication
 //!    │ BackendKeyData (ours), ReadyForQuery
@@ -46,8 +46,8 @@ use std::sync::Arc;
 use lockgate_recording::{Record, SessionId, Time};
 
 use crate::{
-    Action, Answer, CloseReason, Fault, Grant, Judge, Limits, ListenerRules, Opening, Outbox, Secret, Side,
-    Standing,
+    Action, Answer, ClientTls, CloseReason, Fault, Grant, Judge, Limits, ListenerRules, Opening, Outbox,
+    Secret, Side, Standing,
 };
 use connect::Connect;
 use greeting::First;
@@ -81,6 +81,8 @@ struct Core {
     entropy: Secret,
     opened: Time,
     client_tls: bool,
+    /// What TLS with the client brought to light, once it stands.
+    channel: ClientTls,
     bytes_in: u64,
     bytes_out: u64,
     rows: u64,
@@ -127,6 +129,7 @@ impl Lane {
                 entropy: opening.entropy,
                 opened: opening.now,
                 client_tls: false,
+                channel: ClientTls::default(),
                 bytes_in: 0,
                 bytes_out: 0,
                 rows: 0,
@@ -183,6 +186,10 @@ impl Lane {
             }
             (Phase::Connect(connect), Answer::TlsReady { end_point }) => {
                 connect.tls_ready(end_point, &mut turn)
+            }
+            (Phase::First(first), Answer::ClientTlsReady(channel)) => {
+                self.core.channel = channel;
+                Ok(Phase::First(first))
             }
             (phase, _) => Ok(phase),
         };

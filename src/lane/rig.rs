@@ -10,9 +10,9 @@ use lockgate_policy_dsl::{PolicySet, Source, compile};
 use lockgate_recording::{Draft, SessionId, Time};
 
 use crate::{
-    Action, Answer, Dialed, Dialing, Grant, Identity, Judge, Lane, Limits, ListenerAuth, ListenerRules,
-    ListenerTls, LoginAnswer, Opening, Outbox, SaltRequest, SessionAttrs, Side, Standing, Target, TargetTls,
-    Verifier, scram,
+    Action, Answer, ClientTls, Dialed, Dialing, Grant, Identity, Judge, Lane, Limits, ListenerAuth,
+    ListenerRules, ListenerTls, LoginAnswer, Opening, Outbox, SaltRequest, SessionAttrs, Side, Standing,
+    Target, TargetTls, Verifier, scram,
 };
 
 /// What the rig's user types.
@@ -47,6 +47,8 @@ pub struct Rig {
     /// Questions about salts are put here instead of being answered.
     pub salts: Option<Vec<SaltRequest>>,
     addresses: usize,
+    /// What TLS with the client brings to light.
+    pub client_tls: ClientTls,
     grant: Grant,
     judge: Judge,
     out: Outbox,
@@ -77,7 +79,7 @@ impl Default for Settings {
         Settings {
             policy: String::from("policy p for group \"g\" on target \"t\" { allow * on * }"),
             masked: false,
-            rules: ListenerRules { tls: ListenerTls::Optional, auth: ListenerAuth::Scram },
+            rules: ListenerRules::new(ListenerTls::Optional, ListenerAuth::Scram),
             target_tls: TargetTls::Disable,
             attrs: SessionAttrs::Any,
             addresses: 1,
@@ -138,6 +140,7 @@ impl Rig {
             tls_hangs: false,
             salts: None,
             addresses: settings.addresses,
+            client_tls: ClientTls::default(),
             grant: Grant { identity, target: Arc::new(target), standing },
             judge: Judge::new(1 << 20),
             out: Outbox::default(),
@@ -272,7 +275,8 @@ impl Rig {
                 Action::Send { to, range } => self.send(to, arena.get(range).unwrap_or_default()),
                 Action::Login(_) => {
                     let verifier = Arc::new(Verifier::derive(PASSWORD, vec![7; 16], 16));
-                    answers.push(Answer::Login(LoginAnswer { verifier, grant: Ok(self.grant.clone()) }));
+                    let (certificate_name, grant) = (Some(Arc::from("u")), Ok(self.grant.clone()));
+                    answers.push(Answer::Login(LoginAnswer { verifier, certificate_name, grant }));
                 }
                 Action::Salt(request) => match &mut self.salts {
                     Some(salts) => salts.push(request),
@@ -282,8 +286,10 @@ impl Rig {
                 Action::Dial(which) => answers.push(Answer::Dialed(self.dial(which))),
                 Action::StartTls { side } => {
                     self.tls.push(side);
-                    if side == Side::Server && !self.tls_hangs {
-                        answers.push(Answer::TlsReady { end_point: None });
+                    match side {
+                        Side::Server if self.tls_hangs => {}
+                        Side::Server => answers.push(Answer::TlsReady { end_point: None }),
+                        Side::Client => answers.push(Answer::ClientTlsReady(self.client_tls.clone())),
                     }
                 }
                 Action::RegisterKey { process_id, secret } => {

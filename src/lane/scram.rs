@@ -27,6 +27,10 @@ pub enum ScramError {
     Unsupported,
     /// It asks for more iterations than the limit allows.
     TooManyIterations,
+    /// The client was made to believe that no channel binding was offered: somebody stands between.
+    Downgraded,
+    /// The client is bound to another TLS channel than this one.
+    OtherChannel,
 }
 
 impl Verifier {
@@ -78,23 +82,43 @@ pub struct Server {
     first_bare: String,
     server_first: String,
     nonce: String,
-    binding_flag: char,
+    /// What the client must say that it is bound to: its own header, and the channel's hash with -PLUS.
+    channel: Vec<u8>,
+    bound: bool,
 }
+
+/// What a client that proves itself was offered, and what it took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer<'a> {
+    /// There is nothing to bind to: -PLUS was not offered.
+    Unbound,
+    /// -PLUS was offered, and the client takes the plain mechanism.
+    Declined,
+    /// The client takes -PLUS, for this tls-server-end-point (RFC 5929).
+    EndPoint(&'a [u8]),
+}
+
+/// The only type of channel binding that PostgreSQL knows.
+const END_POINT_HEADER: &str = "p=tls-server-end-point";
 
 impl Server {
     /// Reads client-first-message; the second result is server-first-message.
     pub fn begin(
         verifier: std::sync::Arc<Verifier>,
+        offer: Offer<'_>,
         client_first: &[u8],
         entropy: &[u8],
     ) -> Result<(Server, String), ScramError> {
         let text = std::str::from_utf8(client_first).map_err(|_| ScramError::Malformed)?;
         let (binding, rest) = text.split_once(',').ok_or(ScramError::Malformed)?;
         let (identity, first_bare) = rest.split_once(',').ok_or(ScramError::Malformed)?;
-        let binding_flag = match binding {
-            "n" => 'n',
-            "y" => 'y',
-            _ => return Err(ScramError::Unsupported),
+        let hash = match (binding, offer) {
+            ("n", Offer::Unbound | Offer::Declined) | ("y", Offer::Unbound) => &[][..],
+            // RFC 5802 section 6: a client that could bind and saw no -PLUS, where there was one.
+            ("y", Offer::Declined | Offer::EndPoint(_)) => return Err(ScramError::Downgraded),
+            (END_POINT_HEADER, Offer::EndPoint(hash)) => hash,
+            (other, _) if other.starts_with("p=") => return Err(ScramError::Unsupported),
+            _ => return Err(ScramError::Malformed),
         };
         if !identity.is_empty() {
             return Err(ScramError::Unsupported);
@@ -106,7 +130,10 @@ impl Server {
         let nonce = format!("{client_nonce}{}", BASE64.encode(entropy));
         let server_first = format!("r={nonce},s={},i={}", BASE64.encode(&verifier.salt), verifier.iterations);
         let first_bare = first_bare.to_owned();
-        let server = Server { verifier, first_bare, server_first: server_first.clone(), nonce, binding_flag };
+        let channel = [binding.as_bytes(), b",,", hash].concat();
+        let bound = matches!(offer, Offer::EndPoint(_));
+        let server =
+            Server { verifier, first_bare, server_first: server_first.clone(), nonce, channel, bound };
         Ok((server, server_first))
     }
 
@@ -117,9 +144,11 @@ impl Server {
         let mut attributes = without_proof.split(',');
         let binding = attribute(attributes.next(), 'c')?;
         let nonce = attribute(attributes.next(), 'r')?;
-        let expected = BASE64.encode(format!("{},,", self.binding_flag));
-        if binding != expected || nonce != self.nonce {
+        if nonce != self.nonce {
             return Err(ScramError::Malformed);
+        }
+        if decode(binding)? != self.channel {
+            return Err(if self.bound { ScramError::OtherChannel } else { ScramError::Malformed });
         }
         let proof: [u8; 32] = decode(proof)?.try_into().map_err(|_| ScramError::Malformed)?;
         let auth_message = format!("{},{},{without_proof}", self.first_bare, self.server_first);
@@ -272,10 +301,10 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    fn exchange(password: &[u8], typed: &[u8], binding: Binding) -> Result<(), ScramError> {
+    fn exchange(password: &[u8], typed: &[u8], binding: Binding, offer: Offer<'_>) -> Result<(), ScramError> {
         let verifier = Arc::new(Verifier::derive(password, vec![7; 16], 16));
         let (client, first) = Client::begin(binding, &[1; NONCE_BYTES]);
-        let (server, challenge) = Server::begin(verifier, first.as_bytes(), &[2; NONCE_BYTES])?;
+        let (server, challenge) = Server::begin(verifier, offer, first.as_bytes(), &[2; NONCE_BYTES])?;
         let challenge = client.challenge(challenge.as_bytes(), 4096)?;
         let salted = Verifier::salt_password(typed, &challenge.salt, challenge.iterations);
         let (response, expected) = challenge.respond(&salted);
@@ -284,10 +313,52 @@ mod tests {
 
     #[test]
     fn both_ends_agree_on_the_right_password_only() {
-        assert_eq!(exchange(b"secret", b"secret", Binding::None), Ok(()));
-        assert_eq!(exchange(b"secret", b"secret", Binding::NotOffered), Ok(()));
-        assert_eq!(exchange(b"secret", b"Secret", Binding::None), Err(ScramError::WrongProof));
-        assert_eq!(exchange(b"s", b"s", Binding::EndPoint(vec![1])), Err(ScramError::Unsupported));
+        for (binding, offer) in
+            [(Binding::None, Offer::Unbound), (Binding::EndPoint(vec![1; 32]), Offer::EndPoint(&[1; 32]))]
+        {
+            assert_eq!(exchange(b"secret", b"secret", binding.clone(), offer), Ok(()));
+            assert_eq!(exchange(b"secret", b"Secret", binding, offer), Err(ScramError::WrongProof));
+        }
+    }
+
+    /// Every claim of a client's about the channel, against everything it may have been offered.
+    #[test]
+    fn a_claim_about_the_channel_must_fit_what_was_offered() {
+        let bound = || Binding::EndPoint(vec![1; 32]);
+        let (here, elsewhere) = (Offer::EndPoint(&[1; 32]), Offer::EndPoint(&[2; 32]));
+        for (binding, offer, expected) in [
+            (Binding::None, Offer::Unbound, Ok(())),
+            (Binding::None, Offer::Declined, Ok(())),
+            (Binding::None, here, Err(ScramError::Malformed)),
+            (Binding::NotOffered, Offer::Unbound, Ok(())),
+            (Binding::NotOffered, Offer::Declined, Err(ScramError::Downgraded)),
+            (Binding::NotOffered, here, Err(ScramError::Downgraded)),
+            (bound(), Offer::Unbound, Err(ScramError::Unsupported)),
+            (bound(), Offer::Declined, Err(ScramError::Unsupported)),
+            (bound(), here, Ok(())),
+            (bound(), elsewhere, Err(ScramError::OtherChannel)),
+            (Binding::EndPoint(Vec::new()), here, Err(ScramError::OtherChannel)),
+        ] {
+            let found = exchange(b"secret", b"secret", binding.clone(), offer);
+            assert_eq!(found, expected, "{binding:?} {offer:?}");
+        }
+    }
+
+    #[test]
+    fn other_kinds_of_channel_binding_are_not_accepted() {
+        let verifier = Arc::new(Verifier::derive(b"secret", vec![7; 16], 16));
+        for (first, expected) in [
+            ("p=tls-unique,,n=,r=abc", ScramError::Unsupported),
+            ("p=tls-server-end-point", ScramError::Malformed),
+            ("p=tls-server-end-point,,", ScramError::Malformed),
+            ("p=tls-server-end-point,a=other,n=,r=abc", ScramError::Unsupported),
+            ("q,,n=,r=abc", ScramError::Malformed),
+            ("p=tls-server-end-point,,m=ext,n=,r=abc", ScramError::Malformed),
+        ] {
+            let begun =
+                Server::begin(Arc::clone(&verifier), Offer::EndPoint(&[1; 32]), first.as_bytes(), &[2; 18]);
+            assert_eq!(begun.err(), Some(expected), "{first}");
+        }
     }
 
     /// The example of RFC 7677 section 3.
@@ -328,7 +399,7 @@ mod tests {
         for change in [("c=biws", "c=eSws"), (",r=", ",r=x"), (",p=", ",x="), ("c=", "d=")] {
             let (client, first) = Client::begin(Binding::None, &[1; NONCE_BYTES]);
             let (server, challenge) =
-                Server::begin(Arc::clone(&verifier), first.as_bytes(), &[2; 18]).unwrap();
+                Server::begin(Arc::clone(&verifier), Offer::Unbound, first.as_bytes(), &[2; 18]).unwrap();
             let challenge = client.challenge(challenge.as_bytes(), 4096).unwrap();
             let salted = Verifier::salt_password(b"secret", &challenge.salt, challenge.iterations);
             let (response, _) = challenge.respond(&salted);

@@ -4,11 +4,12 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use lockgate_bridge::Settings;
+use lockgate_bridge::{ServerTls, Settings};
 use lockgate_lane::{Lane, ListenerRules, Opening, Refusal, Secret, Side, turned_away};
 use lockgate_ring::{ConnId, Driver, ListenerId};
 
 use crate::session::{Owner, Session};
+use crate::tls::Front;
 use crate::turn::{Listening, Mode, Worker};
 
 /// Refused connections that are told why, at a time; those beyond are cut, so that refusing costs nothing to speak of.
@@ -50,12 +51,13 @@ impl<D: Driver> Worker<D> {
         address: SocketAddr,
         sockets: Vec<TcpListener>,
         rules: Arc<ListenerRules>,
-        tls: Option<Arc<rustls::ServerConfig>>,
+        tls: Option<ServerTls>,
     ) -> io::Result<()> {
         let mut ids = Vec::with_capacity(sockets.len());
         for socket in sockets {
             ids.push(self.ring.listen(socket)?);
         }
+        let tls = tls.map(|tls| Arc::new(Front::new(tls)));
         match self.listeners.iter_mut().find(|listening| listening.address == address) {
             Some(listening) => {
                 listening.sockets.extend(ids);

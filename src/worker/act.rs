@@ -90,9 +90,9 @@ impl<D: Driver> Worker<D> {
 
     pub(crate) fn start_client_tls(&mut self, key: Key) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let config = self.listeners.get(session.listener).and_then(|listening| listening.tls.as_ref());
-        let tls = match config {
-            Some(config) => Tls::server(config),
+        let front = self.listeners.get(session.listener).and_then(|listening| listening.tls.as_ref());
+        let tls = match front {
+            Some(front) => Tls::server(front),
             None => Err(String::from("the listener has no certificate")),
         };
         match tls {

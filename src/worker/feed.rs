@@ -76,6 +76,7 @@ impl<D: Driver> Worker<D> {
                     "TLS: a direct handshake must offer ALPN protocol postgresql",
                 );
             }
+            Side::Client if progress.established => self.client_tls_ready(key),
             _ => {}
         }
         if !plain.is_empty() {
@@ -101,6 +102,14 @@ impl<D: Driver> Worker<D> {
             lane.tls_began();
             self.start_client_tls(key);
         }
+    }
+
+    /// TLS with the client stands.
+    fn client_tls_ready(&mut self, key: Key) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let tls = session.legs[Side::Client].tls.as_ref();
+        let ready = tls.map(|tls| tls.client_tls()).unwrap_or_default();
+        self.answer(key, Answer::ClientTlsReady(ready));
     }
 
     /// Without a request before it, only the handshake itself can say that PostgreSQL is meant (ALPACA).

@@ -19,6 +19,7 @@ mod admission;
 mod binding;
 mod cancel;
 mod feed;
+mod holder;
 mod ids;
 mod keys;
 mod mail;
@@ -42,7 +43,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use lockgate_bridge::{Counters, Inbox, Notice, Order, Outlet, Snapshot};
+use lockgate_bridge::{Counters, Inbox, Notice, Order, Outlet, ServerTls, Snapshot};
 pub use lockgate_bridge::{Durability, Limits};
 use lockgate_lane::ListenerRules;
 use lockgate_recording::SeriesStart;
@@ -91,8 +92,8 @@ pub struct ListenerSetup {
     pub socket: TcpListener,
     /// What it demands.
     pub rules: Arc<ListenerRules>,
-    /// The gateway's certificate towards clients; `None` exactly when the rules say that there is no TLS.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// TLS with clients; `None` exactly when the rules say that there is none.
+    pub tls: Option<ServerTls>,
 }
 
 /// Where and how safely a worker records.

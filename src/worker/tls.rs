@@ -7,15 +7,17 @@
 use std::fmt;
 use std::sync::Arc;
 
+use lockgate_bridge::ServerTls;
+use lockgate_lane::ClientTls;
+use rustls::ClientConfig;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
 };
-use rustls::{ClientConfig, ServerConfig};
 
-use crate::binding;
+use crate::{binding, holder};
 
 /// Most bytes one record or one batch of queued handshake records may ask of the output: rustls refuses handshake
 /// messages above 64 KiB, and a record is 16 KiB and a little.
@@ -36,8 +38,21 @@ pub(crate) struct Tls {
     broken: bool,
 }
 
+/// The gateway's side of TLS with the clients of one listener, and what they may bind their proofs to.
+#[derive(Debug)]
+pub(crate) struct Front {
+    tls: ServerTls,
+    end_point: Option<Vec<u8>>,
+}
+
+impl Front {
+    pub(crate) fn new(tls: ServerTls) -> Front {
+        Front { end_point: binding::end_point(tls.certificate.as_ref()), tls }
+    }
+}
+
 enum Engine {
-    Server(Box<UnbufferedServerConnection>),
+    Server(Box<UnbufferedServerConnection>, Arc<Front>),
     Client(Box<UnbufferedClientConnection>),
 }
 
@@ -54,9 +69,9 @@ pub(crate) struct Progress {
 
 impl Tls {
     /// The gateway's end towards a client.
-    pub(crate) fn server(config: &Arc<ServerConfig>) -> Result<Tls, String> {
-        UnbufferedServerConnection::new(Arc::clone(config))
-            .map(|connection| Tls::new(Engine::Server(Box::new(connection))))
+    pub(crate) fn server(front: &Arc<Front>) -> Result<Tls, String> {
+        UnbufferedServerConnection::new(Arc::clone(&front.tls.config))
+            .map(|connection| Tls::new(Engine::Server(Box::new(connection), Arc::clone(front))))
             .map_err(|error| error.to_string())
     }
 
@@ -81,7 +96,7 @@ impl Tls {
     /// What both ends agreed to speak (ALPN).
     pub(crate) fn protocol(&self) -> Option<&[u8]> {
         match &self.engine {
-            Engine::Server(connection) => connection.alpn_protocol(),
+            Engine::Server(connection, _) => connection.alpn_protocol(),
             Engine::Client(connection) => connection.alpn_protocol(),
         }
     }
@@ -146,10 +161,20 @@ impl Tls {
         self.close_sent = true;
     }
 
+    /// What a client is told of, and what it has told of itself, once TLS with it stands.
+    pub(crate) fn client_tls(&self) -> ClientTls {
+        let Engine::Server(connection, front) = &self.engine else { return ClientTls::default() };
+        let certificate = connection.peer_certificates().and_then(|chain| chain.first());
+        ClientTls {
+            end_point: front.end_point.clone(),
+            certificate: certificate.map(|certificate| holder::holder(certificate, front.tls.client_name)),
+        }
+    }
+
     /// The tls-server-end-point channel binding of the server's certificate, if there is one.
     pub(crate) fn end_point(&self) -> Option<Vec<u8>> {
         match &self.engine {
-            Engine::Server(_) => None,
+            Engine::Server(..) => None,
             Engine::Client(connection) => {
                 binding::end_point(connection.peer_certificates()?.first()?.as_ref())
             }
@@ -197,21 +222,21 @@ impl Records for UnbufferedClientConnection {
 impl Engine {
     fn is_handshaking(&self) -> bool {
         match self {
-            Engine::Server(connection) => connection.is_handshaking(),
+            Engine::Server(connection, _) => connection.is_handshaking(),
             Engine::Client(connection) => connection.is_handshaking(),
         }
     }
 
     fn step(&mut self, input: &mut [u8], plain: &mut Vec<u8>, cipher: &mut Scratch) -> Step {
         match self {
-            Engine::Server(connection) => step(connection.as_mut(), input, plain, cipher),
+            Engine::Server(connection, _) => step(connection.as_mut(), input, plain, cipher),
             Engine::Client(connection) => step(connection.as_mut(), input, plain, cipher),
         }
     }
 
     fn write(&mut self, pending: &mut Vec<u8>, cipher: &mut Scratch, put: Put<'_>) -> Result<(), String> {
         match self {
-            Engine::Server(connection) => write(connection.as_mut(), pending, cipher, put),
+            Engine::Server(connection, _) => write(connection.as_mut(), pending, cipher, put),
             Engine::Client(connection) => write(connection.as_mut(), pending, cipher, put),
         }
     }

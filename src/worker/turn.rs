@@ -25,7 +25,7 @@ use crate::seating::Seating;
 use crate::session::{Job, Owner, Owners, Session};
 use crate::table::{Key, Table};
 use crate::timers::{Timer, Timers};
-use crate::tls::Scratch;
+use crate::tls::{Front, Scratch};
 use crate::{Limits, ListenerSetup, Setup};
 
 /// Facts of statements seen before, for all sessions of a worker, in bytes.
@@ -102,7 +102,7 @@ pub(crate) struct Listening {
     pub sockets: Vec<ListenerId>,
     pub open: bool,
     pub rules: Arc<ListenerRules>,
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<Arc<Front>>,
 }
 
 /// How long the worker goes on.

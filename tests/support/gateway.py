@@ -39,13 +39,17 @@ class Target:
     catalog_poll: str | None = None
     # Lines of the configuration beside those above; an `address` there takes the place of the port.
     more: dict = dataclasses.field(default_factory=dict)
+    # Certificate and key that the gateway shows it.
+    shown: tuple[pathlib.Path, pathlib.Path] | None = None
 
 
 @dataclasses.dataclass
 class User:
     name: str
     groups: list[str]
-    password: str = dataclasses.field(default_factory=lambda: secrets.token_urlsafe(18))
+    # None: it has none, only a certificate.
+    password: str | None = dataclasses.field(default_factory=lambda: secrets.token_urlsafe(18))
+    certificate_name: str | None = None
     # Lines of the configuration beside those above.
     more: dict = dataclasses.field(default_factory=dict)
 
@@ -57,7 +61,8 @@ class Gateway:
     launcher = ()
 
     def __init__(
-        self, folder, targets, users, policies, tls="off", durability="async", workers=2, segment="64MiB", driver=None, limits=None
+        self, folder, targets, users, policies, tls="off", durability="async", workers=2, segment="64MiB", driver=None, limits=None,
+        listeners=None,
     ):
         self.folder = folder / "gateway"
         self.targets = targets
@@ -69,6 +74,9 @@ class Gateway:
         self.workers = workers
         self.driver = driver
         self.limits = limits or {}
+        # Settings of listeners beside the first, by name, each value as TOML has it; and where they came to listen.
+        self.listeners = listeners or {}
+        self.ports = {}
         # The limit of open files that the gateway starts under; None: whatever this process has.
         self.open_files = None
         self.port = None
@@ -98,6 +106,7 @@ class Gateway:
             path.write_text(value + "\n")
             path.chmod(0o600)
         self.port, self.admin = self.port_wanted or machine.free_port(), machine.free_port()
+        self.ports = {name: machine.free_port() for name in self.listeners}
         self.config.write_text(self._toml())
 
     @property
@@ -105,15 +114,18 @@ class Gateway:
         return self.folder / "lockgate.toml"
 
     def _secrets(self):
-        of_targets = {f"target-{target.name}": target.password for target in self.targets}
+        of_targets = {f"target-{target.name}": target.password for target in self.targets if target.password}
         of_catalogs = {f"catalog-{target.name}": target.catalog[1] for target in self.targets if target.catalog}
-        return of_targets | of_catalogs | {f"user-{user.name}": user.password for user in self.users}
+        return of_targets | of_catalogs | {f"user-{user.name}": user.password for user in self.users if user.password}
 
     def _toml(self):
         lines = ['data_dir = "var"', "", "[workers]", f"count = {self.workers}", ""]
         lines += ["[limits]", *(f"{key} = {value}" for key, value in self.limits.items()), ""]
         lines += ["[recording]", f'durability = "{self.durability}"', f'segment_bytes = "{self.segment}"', ""]
         lines += ["[[listener]]", 'protocol = "postgres"', f'bind = "127.0.0.1:{self.port}"', f'tls = "{self.tls}"', ""]
+        for name, settings in self.listeners.items():
+            lines += ["[[listener]]", 'protocol = "postgres"', f'bind = "127.0.0.1:{self.ports[name]}"']
+            lines += [*(f"{key} = {value}" for key, value in settings.items()), ""]
         for target in self.targets:
             more = {"address": f'"127.0.0.1:{target.port}"'} | target.more
             lines += ["[[target]]", f'name = "{target.name}"', 'protocol = "postgres"']
@@ -121,7 +133,9 @@ class Gateway:
             lines += [f'database = "{target.database}"', f'user = "{target.user}"', f'tls = "{target.tls}"']
             lines += [f'ca = "{target.ca}"'] if target.ca else []
             lines += [f'catalog_poll = "{target.catalog_poll}"'] if target.catalog_poll else []
-            lines += [f'password = {{ file = "secrets/target-{target.name}" }}', ""]
+            lines += [f'certificate = "{target.shown[0]}"', f'key = "{target.shown[1]}"'] if target.shown else []
+            lines += [f'password = {{ file = "secrets/target-{target.name}" }}'] if target.password else []
+            lines += [""]
             if target.catalog:
                 lines += ["[target.catalog]", f'user = "{target.catalog[0]}"']
                 lines += [f'password = {{ file = "secrets/catalog-{target.name}" }}', ""]
@@ -129,7 +143,9 @@ class Gateway:
             groups = ", ".join(f'"{group}"' for group in user.groups)
             lines += ["[[user]]", f'name = "{user.name}"', f"groups = [{groups}]"]
             lines += [f"{key} = {value}" for key, value in user.more.items()]
-            lines += [f'password = {{ file = "secrets/user-{user.name}" }}', ""]
+            lines += [f'certificate_name = "{user.certificate_name}"'] if user.certificate_name else []
+            lines += [f'password = {{ file = "secrets/user-{user.name}" }}'] if user.password else []
+            lines += [""]
         lines += ["[policy]", 'paths = ["policies/"]', "", "[admin]", f'bind = "127.0.0.1:{self.admin}"']
         return "\n".join(lines) + "\n"
 

@@ -29,7 +29,7 @@ STOP_SECONDS_MAX = 30
 class Server:
     """One running server. Use as a context manager, or start() and stop()."""
 
-    def __init__(self, folder, bin=None, superuser="postgres", auth="scram-sha-256", tls=False, settings=None, initdb=(), port=None):
+    def __init__(self, folder, bin=None, superuser="postgres", auth="scram-sha-256", tls=False, settings=None, initdb=(), port=None, hba=()):
         if bin is None:
             machine.need("postgresql")
             bin = machine.postgres_bin()
@@ -43,6 +43,8 @@ class Server:
         self.tls = tls
         self.settings = {**SETTINGS, **(settings or {})}
         self.initdb = list(initdb)
+        # Lines that come before those of initdb.
+        self.hba = list(hba)
         self.port = None
         self.port_wanted = port
         self.process = None
@@ -104,6 +106,9 @@ class Server:
             for key, value in self.settings.items():
                 conf.write(f"{key} = {value}\n")
             conf.write(f"unix_socket_directories = '{self.folder}'\n")
+        if self.hba:
+            hba = self.data / "pg_hba.conf"
+            hba.write_text("\n".join(self.hba) + "\n" + hba.read_text())
         self._launch()
 
     def _make_certificate(self):

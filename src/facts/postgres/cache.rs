@@ -1,8 +1,8 @@
 //! Facts of statements seen before: a hit costs one hash and one comparison, and allocates nothing.
 
 use super::catalog::Catalog;
-use super::walk;
 use super::{Reading, Understood};
+use super::{replication, walk};
 use hashbrown::HashTable;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::rc::Rc;
@@ -87,6 +87,11 @@ impl Cache {
     /// What a function called by OID (FunctionCall) does.
     pub fn function_call(&mut self, oid: u32, catalog: &Arc<Catalog>) -> Rc<Understood> {
         Rc::new(walk::function_call(oid, catalog))
+    }
+
+    /// What a text does on a replication connection; `None`: it is no command of replication's, but SQL.
+    pub fn replication(&mut self, text: &[u8]) -> Option<Rc<Understood>> {
+        replication::understand(text).map(Rc::new)
     }
 
     /// Statements that were found.

@@ -237,6 +237,7 @@ impl<'c> Reader<'c> {
             statements: self.statements,
             copies_in: self.copies_in,
             copies_out: self.copies_out,
+            replicates: false,
             changes: self.changes,
         }
     }

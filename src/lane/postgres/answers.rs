@@ -88,6 +88,7 @@ impl Session {
         if self.answers.stream.is_some() {
             return Ok(self.server_stream(bytes, origin, core, turn));
         }
+        self.judge_again(turn)?;
         let Some(header) = frame::header(bytes).map_err(Trouble::server)? else {
             return Ok(Step::Need(frame::HEADER_BYTES));
         };
@@ -435,10 +436,13 @@ impl Session {
         if let Some(mut expect) = self.expects.pop() {
             self.turned(&mut expect, true);
         }
+        if self.expects.is_empty() {
+            self.replicating = None;
+        }
         self.reading.ready(status);
         self.status = status;
         self.answers.plan = RowPlan::Undecided;
-        if self.state == ClientState::CopyIn {
+        if matches!(self.state, ClientState::CopyIn | ClientState::CopyBoth) {
             self.state = ClientState::Open;
         }
     }

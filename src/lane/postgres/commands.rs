@@ -28,7 +28,7 @@ impl Session {
         turn: &mut Turn<'_>,
     ) -> Result<(), Trouble> {
         let text = frontend::query(body)?;
-        let understood = self.understand(text, turn);
+        let understood = self.understand_query(text, turn);
         let ruling = self.rule(&understood, turn);
         let ruling = self.within_room(ruling, &understood, text);
         let command = self.record(CommandKind::Query, "", text, None, &ruling, core, turn);
@@ -41,6 +41,7 @@ impl Session {
         relay(turn.out, Side::Server, message, origin, 0..message.len());
         let mut running = self.running(command, &understood, turn);
         self.follow(text, &understood, &mut running);
+        self.replicating = understood.replicates.then_some((understood, false));
         self.expects.push(Expect::Query(running));
         Ok(())
     }

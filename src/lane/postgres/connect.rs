@@ -33,7 +33,7 @@ const LONG_KEY_BYTES: usize = 32;
 pub(super) struct Connect {
     wishes: Wishes,
     grant: Grant,
-    method: &'static str,
+    method: String,
     attempts: Attempts,
     attempt: Attempt,
 }
@@ -109,7 +109,7 @@ impl Connect {
     pub(super) fn begin(
         wishes: Wishes,
         grant: Grant,
-        method: &'static str,
+        method: String,
         core: &mut Core,
         turn: &mut Turn<'_>,
     ) -> Result<Phase, Trouble> {
@@ -463,7 +463,13 @@ impl Connect {
         turn.out.send(Side::Client, |arena| backend::write_ready_for_query(arena, status));
         turn.out.actions.push(Action::Established);
         self.record_opening(server_key.as_ref().map_or(0, |(process_id, _)| *process_id), core, turn);
-        Phase::Session(Box::new(Session::new(self.grant, self.attempt.reading, server_key, status)))
+        Phase::Session(Box::new(Session::new(
+            self.grant,
+            self.attempt.reading,
+            self.wishes.replication,
+            server_key,
+            status,
+        )))
     }
 
     fn record_opening(&self, target_pid: u32, core: &mut Core, turn: &mut Turn<'_>) {
@@ -472,9 +478,9 @@ impl Connect {
         let opened = Record::SessionOpened {
             user: &identity.name,
             groups: identity.groups.iter().map(String::as_str).collect(),
-            method: self.method,
+            method: &self.method,
             client: &core.client.to_string(),
-            client_tls: if core.client_tls { "tls" } else { "" },
+            client_tls: &client_tls(core),
             target: &target.name,
             database: &target.database,
             target_user: &target.user,
@@ -507,6 +513,15 @@ impl Connect {
             true => Failure { sqlstate: Some(sqlstate), text }.into(),
             false => Trouble::TargetRefused { sqlstate, message: text }.into(),
         }
+    }
+}
+
+/// How the client's side is protected, and whose certificate it has shown.
+fn client_tls(core: &Core) -> String {
+    match (&core.channel.certificate, core.client_tls) {
+        (Some(holder), _) => format!("tls, certificate of {}", holder.subject),
+        (None, true) => String::from("tls"),
+        (None, false) => String::new(),
     }
 }
 

@@ -481,7 +481,7 @@ fn scram_lines() -> Vec<Vec<u8>> {
     rig.server(&lines[0]);
     let sent = rig.take_server();
     let (_, first) = frontend::sasl_initial(&sent[frame::HEADER_BYTES..]).unwrap();
-    let (server, challenge) = scram::Server::begin(verifier, first, &[4; 18]).unwrap();
+    let (server, challenge) = scram::Server::begin(verifier, scram::Offer::Unbound, first, &[4; 18]).unwrap();
     lines.push(authentication(11, challenge.as_bytes()));
     rig.server(&lines[1]);
     let sent = rig.take_server();

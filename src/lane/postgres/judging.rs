@@ -127,6 +127,13 @@ impl Session {
     /// COPY … TO STDOUT names no columns in its answer, so nothing of a table with masked columns may leave by it.
     pub(super) fn unmaskable_copy(&self, understood: &Understood, ruling: &Ruling) -> Option<Ruling> {
         let masks = &self.grant.standing.masks.rules;
+        if understood.replicates
+            && let Some(rule) = masks.values().min_by(|a, b| a.place.cmp(&b.place))
+        {
+            let reason =
+                format!("{} would leave unmasked: nothing in such a stream can be masked", rule.place);
+            return Some(ruling.refusal(&rule.name, reason));
+        }
         if !understood.copies_out || masks.is_empty() {
             return None;
         }
@@ -150,8 +157,9 @@ impl Session {
         turn: &mut Turn<'_>,
     ) -> Running {
         let moves_copy = |motion: Vec<Rc<Understood>>| motion.iter().any(|moved| moved.copies_in);
-        let copies_in =
-            understood.copies_in || goes_by_name(understood) && moves_copy(self.motion(understood, turn).0);
+        let copies_in = understood.copies_in
+            || understood.replicates
+            || goes_by_name(understood) && moves_copy(self.motion(understood, turn).0);
         Running { command, copy_gate: copies_in, turned: self.reading.sent(understood), ..Running::default() }
     }
 

@@ -21,6 +21,8 @@ pub(super) struct Wishes {
     pub(super) unknown_options: Vec<Vec<u8>>,
     /// What the parameters do.
     pub(super) facts: Facts,
+    /// The session is to speak the replication protocol.
+    pub(super) replication: bool,
     /// How the session will read SQL.
     pub(super) reading: Reading,
 }
@@ -37,6 +39,7 @@ impl Wishes {
             forwarded: Vec::new(),
             unknown_options: Vec::new(),
             facts: Facts::default(),
+            replication: false,
             reading: Reading::new(),
         };
         for &parameter in &message.parameters {
@@ -75,6 +78,7 @@ impl Wishes {
 
     fn replication(&mut self, value: &str) {
         if !matches!(value.to_ascii_lowercase().as_str(), "false" | "off" | "no" | "0" | "f" | "n" | "of") {
+            self.replication = true;
             self.pair(Effect::Replicate, Object::None);
         }
     }

@@ -9,8 +9,11 @@ use super::inbound::Step;
 use super::parameters::Wishes;
 use super::trouble::Trouble;
 use super::{Core, Phase, Turn};
-use crate::scram::{self, ScramError};
-use crate::{Action, Grant, ListenerAuth, LoginAnswer, NotGranted, SaltRequest, Secret, Side, Verifier};
+use crate::scram::{self, Offer, ScramError};
+use crate::{
+    Action, ClientCertificate, Grant, ListenerAuth, LoginAnswer, NotGranted, SaltRequest, Secret, Side,
+    Verifier,
+};
 
 /// Longest authentication message that is read, in bytes.
 const PROOF_BYTES_MAX: usize = 10_000;
@@ -34,8 +37,8 @@ pub(super) struct Prove {
 enum Proof {
     /// SASLInitialResponse is due.
     SaslInitial,
-    /// The client's final message is due.
-    SaslFinal(scram::Server),
+    /// The client's final message is due; with it the method, for the record.
+    SaslFinal(scram::Server, &'static str),
     /// The password itself is due (inside TLS).
     Password,
     /// The password is being salted.
@@ -50,9 +53,14 @@ impl Claim {
         core: &mut Core,
         turn: &mut Turn<'_>,
     ) -> Result<Phase, Trouble> {
+        let LoginAnswer { verifier, certificate_name, grant } = login;
+        self.check_certificate(certificate_name.as_deref(), core)?;
         let step = match core.rules.auth {
             ListenerAuth::Scram => {
-                let mechanisms = format!("{}\0\0", scram::SHA_256);
+                let mechanisms = match core.channel.end_point {
+                    Some(_) => format!("{}\0{}\0\0", scram::SHA_256_PLUS, scram::SHA_256),
+                    None => format!("{}\0\0", scram::SHA_256),
+                };
                 turn.out.send(Side::Client, |arena| {
                     backend::write_authentication(arena, 10, mechanisms.as_bytes());
                 });
@@ -63,9 +71,25 @@ impl Claim {
                 Proof::Password
             }
             ListenerAuth::Password => return Err(Trouble::TlsRequired),
+            ListenerAuth::Certificate => return proven(self.wishes, grant, "", core, turn),
         };
-        let LoginAnswer { verifier, grant } = login;
         Ok(Phase::Prove(Prove { wishes: self.wishes, verifier, grant, step }))
+    }
+
+    /// A certificate that is shown must be the user's, whatever else is asked for.
+    fn check_certificate(&self, name: Option<&str>, core: &Core) -> Result<(), Trouble> {
+        let rules = &core.rules;
+        let needed = rules.client_certificate == ClientCertificate::Required
+            || rules.auth == ListenerAuth::Certificate;
+        match &core.channel.certificate {
+            None if needed => Err(Trouble::CertificateRequired),
+            None => Ok(()),
+            Some(holder) if name.is_some_and(|name| holder.names.iter().any(|other| other == name)) => Ok(()),
+            Some(holder) => Err(Trouble::WrongCertificate {
+                user: self.wishes.user.clone(),
+                subject: holder.subject.clone(),
+            }),
+        }
     }
 }
 
@@ -103,23 +127,22 @@ impl Prove {
         match std::mem::replace(&mut self.step, Proof::Salting) {
             Proof::SaslInitial => {
                 let (mechanism, first) = frontend::sasl_initial(body)?;
-                if mechanism != scram::SHA_256.as_bytes() {
-                    return Err(ScramError::Unsupported.into());
-                }
+                let (offer, method) = taken(mechanism, core.channel.end_point.as_deref())?;
                 let entropy = core.entropy.expose().get(..scram::NONCE_BYTES).unwrap_or_default();
-                let (server, challenge) = scram::Server::begin(Arc::clone(&self.verifier), first, entropy)?;
+                let (server, challenge) =
+                    scram::Server::begin(Arc::clone(&self.verifier), offer, first, entropy)?;
                 turn.out.send(Side::Client, |arena| {
                     backend::write_authentication(arena, 11, challenge.as_bytes());
                 });
-                self.step = Proof::SaslFinal(server);
+                self.step = Proof::SaslFinal(server, method);
                 Ok(Phase::Prove(self))
             }
-            Proof::SaslFinal(server) => match server.finish(body) {
+            Proof::SaslFinal(server, method) => match server.finish(body) {
                 Ok(last) => {
                     turn.out.send(Side::Client, |arena| {
                         backend::write_authentication(arena, 12, last.as_bytes());
                     });
-                    self.proven("scram-sha-256", core, turn)
+                    self.proven(method, core, turn)
                 }
                 Err(ScramError::WrongProof) => Err(self.failed()),
                 Err(error) => Err(error.into()),
@@ -157,11 +180,39 @@ impl Prove {
     }
 
     fn proven(self, method: &'static str, core: &mut Core, turn: &mut Turn<'_>) -> Result<Phase, Trouble> {
-        let grant = self.grant.map_err(|why| match why {
-            NotGranted::Denied(reason) => Trouble::NotAdmitted { reason },
-            NotGranted::Unknown(message) => Trouble::TargetUnreachable { message },
-        })?;
-        turn.out.send(Side::Client, |arena| backend::write_authentication(arena, 0, b""));
-        Connect::begin(self.wishes, grant, method, core, turn)
+        proven(self.wishes, self.grant, method, core, turn)
+    }
+}
+
+/// The client is who it says: by its certificate, if it has shown one, and by `method`, if that is not empty.
+fn proven(
+    wishes: Wishes,
+    grant: Result<Grant, NotGranted>,
+    method: &str,
+    core: &mut Core,
+    turn: &mut Turn<'_>,
+) -> Result<Phase, Trouble> {
+    let grant = grant.map_err(|why| match why {
+        NotGranted::Denied(reason) => Trouble::NotAdmitted { reason },
+        NotGranted::Unknown(message) => Trouble::TargetUnreachable { message },
+    })?;
+    let method = match (&core.channel.certificate, method) {
+        (Some(_), "") => String::from("certificate"),
+        (Some(_), method) => format!("certificate and {method}"),
+        (None, method) => method.to_owned(),
+    };
+    turn.out.send(Side::Client, |arena| backend::write_authentication(arena, 0, b""));
+    Connect::begin(wishes, grant, method, core, turn)
+}
+
+/// What the mechanism that a client names is worth here, and the method's name for the record.
+fn taken<'a>(mechanism: &[u8], end_point: Option<&'a [u8]>) -> Result<(Offer<'a>, &'static str), ScramError> {
+    match (mechanism, end_point) {
+        (name, Some(hash)) if name == scram::SHA_256_PLUS.as_bytes() => {
+            Ok((Offer::EndPoint(hash), "scram-sha-256-plus"))
+        }
+        (name, Some(_)) if name == scram::SHA_256.as_bytes() => Ok((Offer::Declined, "scram-sha-256")),
+        (name, None) if name == scram::SHA_256.as_bytes() => Ok((Offer::Unbound, "scram-sha-256")),
+        _ => Err(ScramError::Unsupported),
     }
 }

@@ -4,10 +4,11 @@
 //! allowed; a refusal discards what has not gone and lets the server refuse a stand-in instead, so that transaction
 //! state and the order of answers are the server's own.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use lockgate_codecs::postgres::{frame, frontend};
-use lockgate_facts::postgres::Reading;
+use lockgate_facts::postgres::{Reading, Understood};
 use lockgate_recording::Record;
 
 use super::answers::Answers;
@@ -42,6 +43,11 @@ pub(super) struct Session {
     pub(super) expects: Expects,
     pub(super) reading: Tracker,
     pub(super) answers: Answers,
+    /// The server looks for commands of the replication protocol before SQL.
+    replication: bool,
+    /// All that the target holds is on its way to the client by this command, and whether policy has changed since it
+    /// was judged.
+    pub(super) replicating: Option<(Rc<Understood>, bool)>,
     server_key: Option<(u32, Secret)>,
     /// Messages of a pipeline that has not gone on, and what they ask.
     pub(super) pending: Vec<u8>,
@@ -75,6 +81,7 @@ impl Session {
     pub(super) fn new(
         grant: Grant,
         reading: Reading,
+        replication: bool,
         server_key: Option<(u32, Secret)>,
         status: u8,
     ) -> Session {
@@ -84,6 +91,8 @@ impl Session {
             expects: Expects::default(),
             reading: Tracker::new(reading),
             answers: Answers::default(),
+            replication,
+            replicating: None,
             server_key,
             pending: Vec::new(),
             pending_expects: Vec::new(),
@@ -100,6 +109,27 @@ impl Session {
 
     pub(super) fn adopt(&mut self, standing: Arc<Standing>) {
         self.grant.standing = standing;
+        if let Some((_, changed)) = &mut self.replicating {
+            *changed = true;
+        }
+    }
+
+    /// What a simple Query does: on a replication connection it may be another thing than SQL.
+    pub(super) fn understand_query(&self, text: &[u8], turn: &mut Turn<'_>) -> Rc<Understood> {
+        let replication = self.replication.then(|| turn.judge.facts.replication(text)).flatten();
+        replication.unwrap_or_else(|| self.understand(text, turn))
+    }
+
+    /// A stream may go on for years: when policy has changed, it is judged again before it does.
+    pub(super) fn judge_again(&mut self, turn: &mut Turn<'_>) -> Result<(), Trouble> {
+        let Some((understood, changed @ true)) = &mut self.replicating else { return Ok(()) };
+        *changed = false;
+        let understood = Rc::clone(understood);
+        let ruling = self.rule(&understood, turn);
+        match ruling.allows() {
+            true => Ok(()),
+            false => Err(Trouble::Withdrawn { message: ruling.message() }),
+        }
     }
 
     pub(super) fn server_key(&self) -> (u32, Secret) {
@@ -246,8 +276,11 @@ impl Session {
     /// CopyDone or CopyFail.
     fn copy_end(&mut self, message: &[u8], origin: Origin, turn: &mut Turn<'_>) {
         relay(turn.out, Side::Server, message, origin, 0..message.len());
-        if self.state == ClientState::CopyIn {
+        let copied_in = self.state == ClientState::CopyIn;
+        if matches!(self.state, ClientState::CopyIn | ClientState::CopyBoth) {
             self.state = ClientState::Open;
+        }
+        if copied_in {
             // The answer to an Execute comes only after a Sync or Flush: the client must be read on. A Query may ask
             // for more COPY data.
             if let Some(Expect::Execute { running, .. }) = self.expects.front() {

@@ -8,8 +8,8 @@ use lockgate_facts::postgres::Catalog;
 
 use crate::rig::{MASKED_TABLE, PASSWORD, Rig, Settings, ready, server_welcome};
 use crate::{
-    Action, Answer, Dialed, Limits, ListenerAuth, ListenerRules, ListenerTls, SaltedKey, Secret, Side,
-    TargetTls,
+    Action, Answer, ClientCertificate, ClientTls, Dialed, HolderNames, Limits, ListenerAuth, ListenerRules,
+    ListenerTls, SaltedKey, Secret, Side, TargetTls,
 };
 
 pub(super) const READ_ONLY: &str =
@@ -272,7 +272,7 @@ fn requests_for_encryption_are_answered_and_bytes_behind_them_end_the_connection
     ssl(&mut request);
     rig.client(&request);
     assert_eq!((rig.take_client(), rig.tls.as_slice()), (b"NS".to_vec(), &[Side::Client][..]));
-    let off = ListenerRules { tls: ListenerTls::Off, auth: ListenerAuth::Scram };
+    let off = ListenerRules::new(ListenerTls::Off, ListenerAuth::Scram);
     let mut rig = new(&Settings { rules: off, ..Settings::default() });
     rig.client(&request);
     assert_eq!(rig.take_client(), b"N");
@@ -291,7 +291,7 @@ fn requests_for_encryption_are_answered_and_bytes_behind_them_end_the_connection
 
 #[test]
 fn a_listener_that_requires_tls_accepts_nothing_else() {
-    let rules = ListenerRules { tls: ListenerTls::Required, auth: ListenerAuth::Scram };
+    let rules = ListenerRules::new(ListenerTls::Required, ListenerAuth::Scram);
     let mut rig = new(&Settings { rules, ..Settings::default() });
     let mut packet = Vec::new();
     startup::write_startup(&mut packet, startup::Version { major: 3, minor: 0 }, &[(b"user", b"u")]);
@@ -301,7 +301,7 @@ fn a_listener_that_requires_tls_accepts_nothing_else() {
 
 #[test]
 fn after_direct_tls_encryption_is_not_asked_for_again() {
-    let rules = ListenerRules { tls: ListenerTls::Required, auth: ListenerAuth::Scram };
+    let rules = ListenerRules::new(ListenerTls::Required, ListenerAuth::Scram);
     let mut rig = new(&Settings { rules: rules.clone(), ..Settings::default() });
     rig.lane.tls_began();
     rig.log_in(&[]);
@@ -316,7 +316,7 @@ fn after_direct_tls_encryption_is_not_asked_for_again() {
 
 #[test]
 fn a_password_in_clear_text_is_taken_inside_tls_only() {
-    let rules = ListenerRules { tls: ListenerTls::Optional, auth: ListenerAuth::Password };
+    let rules = ListenerRules::new(ListenerTls::Optional, ListenerAuth::Password);
     let mut packet = Vec::new();
     startup::write_startup(&mut packet, startup::Version { major: 3, minor: 0 }, &[(b"user", b"u")]);
     let mut rig = new(&Settings { rules: rules.clone(), ..Settings::default() });
@@ -333,6 +333,63 @@ fn a_password_in_clear_text_is_taken_inside_tls_only() {
         rig.client(&proof);
         assert_eq!(rig.closed.is_none(), accepted);
         assert_eq!(rig.take_server().is_empty(), !accepted);
+    }
+}
+
+fn shows(names: &[&str]) -> ClientTls {
+    let names = names.iter().map(|name| (*name).to_owned()).collect();
+    let certificate = Some(HolderNames { subject: String::from("CN=shown"), names });
+    ClientTls { end_point: Some(vec![1; 32]), certificate }
+}
+
+/// What a client of these rules that shows this in TLS (or comes without) is told when it says who it is.
+fn greeted(rules: &ListenerRules, client_tls: Option<ClientTls>) -> Vec<String> {
+    let mut rig = new(&Settings { rules: rules.clone(), ..Settings::default() });
+    if let Some(client_tls) = client_tls {
+        rig.client_tls = client_tls;
+        let mut request = Vec::new();
+        startup::write_ssl_request(&mut request);
+        rig.client(&request);
+        rig.take_client();
+    }
+    let mut packet = Vec::new();
+    startup::write_startup(&mut packet, startup::Version { major: 3, minor: 0 }, &[(b"user", b"u")]);
+    rig.client(&packet);
+    show(&rig.take_client())
+}
+
+#[test]
+fn a_certificate_is_demanded_and_must_be_the_users() {
+    let rules = |auth, client_certificate| ListenerRules {
+        client_certificate,
+        ..ListenerRules::new(ListenerTls::Optional, auth)
+    };
+    let missing = "E FATAL 28000 connection requires a valid client certificate";
+    let wrong = "E FATAL 28000 certificate authentication failed for user \"u\"";
+    let (asks, lets_in) = (r"R \x00\x00\x00\nSCRAM", r"R \x00\x00\x00\x00");
+    let nothing = ClientTls::default();
+    for (auth, asked, shown, told) in [
+        (ListenerAuth::Scram, ClientCertificate::Off, Some(nothing.clone()), asks),
+        (ListenerAuth::Scram, ClientCertificate::Optional, None, asks),
+        (ListenerAuth::Scram, ClientCertificate::Optional, Some(nothing.clone()), asks),
+        (ListenerAuth::Scram, ClientCertificate::Optional, Some(shows(&["u"])), asks),
+        (ListenerAuth::Scram, ClientCertificate::Optional, Some(shows(&["x"])), wrong),
+        (ListenerAuth::Scram, ClientCertificate::Required, None, missing),
+        (ListenerAuth::Scram, ClientCertificate::Required, Some(nothing.clone()), missing),
+        (ListenerAuth::Scram, ClientCertificate::Required, Some(shows(&["x", "u"])), asks),
+        (ListenerAuth::Scram, ClientCertificate::Required, Some(shows(&[])), wrong),
+        (ListenerAuth::Certificate, ClientCertificate::Required, None, missing),
+        (ListenerAuth::Certificate, ClientCertificate::Required, Some(nothing), missing),
+        (ListenerAuth::Certificate, ClientCertificate::Required, Some(shows(&["x"])), wrong),
+        (ListenerAuth::Certificate, ClientCertificate::Required, Some(shows(&["u"])), lets_in),
+        // No configuration says this, and yet nobody comes in without a proof.
+        (ListenerAuth::Certificate, ClientCertificate::Off, None, missing),
+    ] {
+        let found = greeted(&rules(auth, asked), shown.clone());
+        assert!(
+            found.first().is_some_and(|first| first.starts_with(told)),
+            "{auth:?} {asked:?} {shown:?}: {found:?}"
+        );
     }
 }
 
@@ -965,4 +1022,98 @@ fn a_long_name_costs_what_it_is_long() {
     }
     let passed = rig.take_server().len() / (15 << 20);
     assert_eq!(passed, 4, "that many fit into 64 MiB");
+}
+
+/// A session on a replication connection.
+fn replicating(settings: &Settings) -> Rig {
+    let mut rig = new(settings);
+    rig.log_in(&[(b"replication", b"true")]);
+    rig.server(&server_welcome(b"1234"));
+    rig.take_client();
+    rig.take_server();
+    rig
+}
+
+fn begin_stream(rig: &mut Rig) {
+    rig.client(&query("START_REPLICATION PHYSICAL 0/0"));
+    assert!(!rig.take_server().is_empty(), "START_REPLICATION goes on");
+    rig.server(&message(backend::COPY_BOTH, b"\0\0\0"));
+    rig.server(&message(backend::COPY_DATA, b"wal"));
+}
+
+/// The server's end of a stream at the end of a timeline: the client has not asked for it, and a result follows.
+#[test]
+fn a_timeline_that_ends_is_followed_by_a_result_and_the_session_goes_on() {
+    let mut rig = replicating(&Settings::default());
+    for _ in 0..2 {
+        begin_stream(&mut rig);
+        rig.server(&message(frontend::COPY_DONE, b""));
+        rig.client(&message(frontend::COPY_DATA, b"status, sent before the end was seen"));
+        rig.client(&message(frontend::COPY_DONE, b""));
+        rig.take_client();
+        let mut behind = message(backend::ROW_DESCRIPTION, b"\0\0");
+        behind.extend(message(backend::DATA_ROW, b"\0\0"));
+        behind.extend(message(backend::COMMAND_COMPLETE, b"START_STREAMING\0"));
+        behind.extend(message(backend::COMMAND_COMPLETE, b"START_REPLICATION\0"));
+        ready(&mut behind, b'I');
+        rig.server(&behind);
+        assert_eq!(rig.take_client(), behind);
+        assert_eq!(rig.closed, None);
+        rig.take_server();
+    }
+}
+
+#[test]
+fn a_stream_that_the_client_ends_goes_on_until_the_server_ends_it_too() {
+    let mut rig = replicating(&Settings::default());
+    begin_stream(&mut rig);
+    rig.take_client();
+    rig.client(&message(frontend::COPY_DONE, b""));
+    let mut rest = message(backend::COPY_DATA, b"more");
+    rest.extend(message(frontend::COPY_DONE, b""));
+    rest.extend(message(backend::COMMAND_COMPLETE, b"START_REPLICATION\0"));
+    ready(&mut rest, b'I');
+    rig.server(&rest);
+    assert_eq!(rig.take_client(), rest);
+    rig.client(&query("IDENTIFY_SYSTEM"));
+    assert!(!rig.take_server().is_empty() && rig.closed.is_none());
+}
+
+#[test]
+fn commands_of_replication_are_judged_as_such_on_a_replication_connection_only() {
+    let policy = "policy p for group \"g\" on target \"t\" { allow replicate }";
+    let mut rig = replicating(&settings(policy));
+    rig.client(&query("IDENTIFY_SYSTEM"));
+    assert_eq!(rig.take_server(), query("IDENTIFY_SYSTEM"));
+    let mut rig = replicating(&settings(policy));
+    for refused in ["BASE_BACKUP", "START_REPLICATION 0/0", "DROP_REPLICATION_SLOT x", "identify_system"] {
+        rig.client(&query(refused));
+        let sent = rig.take_server();
+        assert!(sent.starts_with(b"Q") && sent != query(refused), "{refused} is refused");
+        let mut error = Vec::new();
+        let text =
+            backend::ErrorText { severity: "ERROR", code: "0A000", message: "no", detail: "", hint: "" };
+        backend::write_error(&mut error, &text);
+        ready(&mut error, b'I');
+        rig.server(&error);
+        let told = show(&rig.take_client());
+        assert!(told.first().is_some_and(|first| first.starts_with("E ERROR 42501")), "{refused}: {told:?}");
+    }
+    let mut rig = standing(&settings(policy));
+    rig.client(&query("IDENTIFY_SYSTEM"));
+    assert_ne!(rig.take_server(), query("IDENTIFY_SYSTEM"), "SQL that nobody understands");
+}
+
+#[test]
+fn under_a_mask_nothing_is_replicated() {
+    let masked = Settings { masked: true, ..Settings::default() };
+    for stream in ["BASE_BACKUP", "START_REPLICATION SLOT x LOGICAL 0/0", "START_REPLICATION 0/0"] {
+        let mut rig = replicating(&masked);
+        rig.client(&query("IDENTIFY_SYSTEM"));
+        assert_eq!(rig.take_server(), query("IDENTIFY_SYSTEM"));
+        let mut rig = replicating(&masked);
+        rig.client(&query(stream));
+        let sent = rig.take_server();
+        assert!(sent.starts_with(b"Q") && sent != query(stream), "{stream}");
+    }
 }

@@ -32,6 +32,10 @@ pub(super) enum Trouble {
     LoginTimeout,
     /// The listener wants TLS.
     TlsRequired,
+    /// The listener wants a certificate of the client's.
+    CertificateRequired,
+    /// The certificate is another one's than the user's that the client claims to be.
+    WrongCertificate { user: String, subject: String },
     /// A protocol that is not spoken here.
     UnsupportedProtocol { major: u16, minor: u16 },
     /// A start-up parameter that cannot be accepted.
@@ -58,6 +62,8 @@ pub(super) enum Trouble {
     UnsafeEncoding { encoding: String },
     /// Rows cannot be masked.
     Unmaskable { what: &'static str },
+    /// Policy has changed, and no longer allows what goes on.
+    Withdrawn { message: String },
     /// The worker ends the session (drain, recording failed, no longer admitted).
     Terminated { sqlstate: String, message: String },
 }
@@ -95,12 +101,15 @@ impl Trouble {
             | Trouble::TooEarly
             | Trouble::LoginTimeout
             | Trouble::TlsRequired
+            | Trouble::CertificateRequired
+            | Trouble::WrongCertificate { .. }
             | Trouble::UnsupportedProtocol { .. }
             | Trouble::BadParameter { .. }
             | Trouble::WrongPassword { .. }
             | Trouble::BadSasl { .. }
             | Trouble::NotAdmitted { .. }
             | Trouble::StartupDenied { .. }
+            | Trouble::Withdrawn { .. }
             | Trouble::UnsafeEncoding { .. } => Fault::Client,
             Trouble::ServerGone { .. }
             | Trouble::ServerEnded
@@ -123,6 +132,9 @@ impl Trouble {
             Trouble::NotAPacket => String::from("the first bytes are not a packet of PostgreSQL's protocol"),
             Trouble::ServerEnded => String::from("the target ended the session"),
             Trouble::BadSasl { error } => format!("SASL authentication failed: {error:?}"),
+            Trouble::WrongCertificate { user, subject } => {
+                format!("the certificate of \"{subject}\" is not that of user \"{user}\"")
+            }
             other => other.told().map_or_else(String::new, |(_, _, message)| message),
         }
     }
@@ -141,6 +153,7 @@ impl Trouble {
     fn hint(&self) -> &'static str {
         match self {
             Trouble::TlsRequired => "Connect with sslmode=require or stronger.",
+            Trouble::CertificateRequired => "Connect inside TLS, with sslcert and sslkey.",
             Trouble::UnsafeEncoding { .. } => {
                 "Use an encoding in which bytes below 128 are always ASCII, such as UTF8."
             }
@@ -176,6 +189,12 @@ impl Trouble {
             Trouble::TlsRequired => {
                 ("28000", String::from("this listener accepts only connections with TLS"))
             }
+            Trouble::CertificateRequired => {
+                ("28000", String::from("connection requires a valid client certificate"))
+            }
+            Trouble::WrongCertificate { user, .. } => {
+                ("28000", format!("certificate authentication failed for user \"{user}\""))
+            }
             Trouble::UnsupportedProtocol { major, minor } => (
                 "0A000",
                 format!("unsupported frontend protocol {major}.{minor}: Lockgate speaks 3.0 to 3.2"),
@@ -184,10 +203,15 @@ impl Trouble {
             Trouble::WrongPassword { user } => {
                 ("28P01", format!("password authentication failed for user \"{user}\""))
             }
-            Trouble::BadSasl { error } => ("08P01", sasl_message(*error).to_owned()),
+            Trouble::BadSasl { error } => {
+                let (code, message) = sasl_message(*error);
+                (code, message.to_owned())
+            }
             Trouble::NotAdmitted { reason } => ("28000", reason.clone()),
             Trouble::NoSeat { message } => ("53300", message.clone()),
-            Trouble::StartupDenied { message, .. } => ("42501", message.clone()),
+            Trouble::StartupDenied { message, .. } | Trouble::Withdrawn { message } => {
+                ("42501", message.clone())
+            }
             Trouble::TargetUnreachable { message } => ("08001", message.clone()),
             Trouble::TargetLogin { message } => ("08004", message.clone()),
             Trouble::TargetRefused { sqlstate, message } => {
@@ -209,14 +233,23 @@ impl Trouble {
     }
 }
 
-fn sasl_message(error: ScramError) -> &'static str {
+fn sasl_message(error: ScramError) -> (&'static str, &'static str) {
     match error {
-        ScramError::Malformed => "malformed SCRAM message",
-        ScramError::WrongProof => "password authentication failed",
-        ScramError::Unsupported => {
-            "SCRAM channel binding and authorization identities are not supported here: use channel_binding=prefer or disable"
-        }
-        ScramError::TooManyIterations => "too many SCRAM iterations",
+        ScramError::Malformed => ("08P01", "malformed SCRAM message"),
+        ScramError::WrongProof => ("28P01", "password authentication failed"),
+        ScramError::Unsupported => (
+            "08P01",
+            "this SASL mechanism, channel binding or authorization identity is not supported here: there is SCRAM-SHA-256 and, inside TLS, SCRAM-SHA-256-PLUS with tls-server-end-point",
+        ),
+        ScramError::TooManyIterations => ("08P01", "too many SCRAM iterations"),
+        ScramError::Downgraded => (
+            "28000",
+            "SCRAM channel binding negotiation error: the client supports channel binding and was not offered it, though it was offered here",
+        ),
+        ScramError::OtherChannel => (
+            "28000",
+            "SCRAM channel binding check failed: the client sees another certificate than the one shown here",
+        ),
     }
 }
 

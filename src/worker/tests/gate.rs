@@ -21,7 +21,7 @@ use lockgate_recording::{Recovery, SEGMENT_BYTES_MIN, SeriesStart, Time, create_
 use lockgate_ring::DriverKind;
 
 use super::server::Server;
-use crate::tls::tests::{fixture, name};
+use crate::tls::tests::{fixture, name, server_tls};
 use crate::{Durability, Limits, ListenerSetup, RecordingSetup, Segment, Setup, run};
 
 pub(crate) const USER: &str = "agent-7";
@@ -99,10 +99,10 @@ impl Wake for Bell {
 impl Gate {
     pub(crate) fn start(options: Options) -> Gate {
         let gate_tls = fixture(&[&rustls::version::TLS12, &rustls::version::TLS13]);
-        let server_tls = fixture(&[&rustls::version::TLS13]);
+        let target_tls = fixture(&[&rustls::version::TLS13]);
         let stranger = fixture(&[&rustls::version::TLS13]);
-        let server = Server::start(options.server_tls.then(|| Arc::clone(&server_tls.server)));
-        let trust = if options.distrust { stranger.client } else { server_tls.client };
+        let server = Server::start(options.server_tls.then(|| Arc::clone(&target_tls.server)));
+        let trust = if options.distrust { stranger.client } else { target_tls.client };
         let mut addresses = vec![server.address];
         if options.dead_address_first {
             addresses.insert(0, TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
@@ -141,8 +141,8 @@ impl Gate {
             listeners: vec![ListenerSetup {
                 address,
                 socket,
-                rules: Arc::new(ListenerRules { tls: ListenerTls::Optional, auth: ListenerAuth::Scram }),
-                tls: Some(gate_tls.server),
+                rules: Arc::new(ListenerRules::new(ListenerTls::Optional, ListenerAuth::Scram)),
+                tls: Some(server_tls(&gate_tls)),
             }],
             snapshot: snapshots.make(1, true),
             inbox,
@@ -222,7 +222,7 @@ impl Gate {
 
     /// Listens on these sockets and nowhere else.
     pub(crate) fn configure(&self, listeners: Vec<(SocketAddr, Vec<TcpListener>)>, limits: Limits) {
-        let rules = Arc::new(ListenerRules { tls: ListenerTls::Off, auth: ListenerAuth::Scram });
+        let rules = Arc::new(ListenerRules::new(ListenerTls::Off, ListenerAuth::Scram));
         let listeners = listeners.into_iter().map(|(address, sockets)| ListenerSettings {
             address,
             sockets,
@@ -342,6 +342,7 @@ impl Snapshots {
             queue: self.queue,
         };
         let admission = Admission {
+            certificate_name: Arc::from(USER),
             identity,
             verifier,
             seats: Arc::clone(&self.user_seats),

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::sync::Arc;
 
+use lockgate_lane::CertificateName;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, SupportedProtocolVersion};
@@ -32,6 +33,19 @@ pub(crate) fn fixture(versions: &[&'static SupportedProtocolVersion]) -> Fixture
     Fixture { server: Arc::new(server), client: Arc::new(client), certificate }
 }
 
+fn front(fixture: &Fixture) -> Arc<Front> {
+    Arc::new(Front::new(server_tls(fixture)))
+}
+
+/// What a listener is given.
+pub(crate) fn server_tls(fixture: &Fixture) -> ServerTls {
+    ServerTls {
+        config: Arc::clone(&fixture.server),
+        certificate: fixture.certificate.clone(),
+        client_name: CertificateName::CommonName,
+    }
+}
+
 pub(crate) fn name() -> ServerName<'static> {
     ServerName::try_from("localhost").unwrap()
 }
@@ -52,7 +66,7 @@ impl Pair {
     fn new(fixture: &Fixture) -> Pair {
         let mut pair = Pair {
             client: Tls::client(&fixture.client, name()).unwrap(),
-            server: Tls::server(&fixture.server).unwrap(),
+            server: Tls::server(&front(&fixture)).unwrap(),
             to_server: Scratch::default(),
             to_client: Scratch::default(),
             at_server: Vec::new(),
@@ -206,7 +220,7 @@ fn what_is_not_tls_is_an_error_with_an_alert() {
         &[0x16, 3, 1, 0xff, 0xff, 0, 0],
     ] {
         let fixture = fixture(&[&TLS13]);
-        let mut server = Tls::server(&fixture.server).unwrap();
+        let mut server = Tls::server(&front(&fixture)).unwrap();
         let (mut plain, mut cipher) = (Vec::new(), Scratch::default());
         let seen = server.receive(&mut garbage.to_vec(), &mut plain, &mut cipher);
         assert!(seen.error.is_some(), "{garbage:?}");
@@ -242,7 +256,7 @@ fn nothing_is_sealed_before_the_handshake_is_done() {
 #[test]
 fn the_peer_may_renew_its_keys() {
     let fixture = fixture(&[&TLS13]);
-    let mut server = Tls::server(&fixture.server).unwrap();
+    let mut server = Tls::server(&front(&fixture)).unwrap();
     let mut client = ClientConnection::new(Arc::clone(&fixture.client), name()).unwrap();
     let (mut plain, mut cipher) = (Vec::new(), Scratch::default());
     for round in 0..20 {

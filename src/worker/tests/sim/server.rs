@@ -114,7 +114,8 @@ impl Server {
                 let (_, first) = frontend::sasl_initial(body).unwrap();
                 let mut entropy = [0; scram::NONCE_BYTES];
                 wire.random().fill(&mut entropy);
-                let (server, challenge) = scram::Server::begin(verifier, first, &entropy).unwrap();
+                let (server, challenge) =
+                    scram::Server::begin(verifier, scram::Offer::Unbound, first, &entropy).unwrap();
                 wire::write_authentication(&mut out, 11, challenge.as_bytes());
                 self.state = State::SaslFinal(server);
                 wire.send(&out);

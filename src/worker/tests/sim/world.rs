@@ -251,7 +251,7 @@ impl World {
             listeners: vec![ListenerSetup {
                 address: SocketAddr::from(([127, 0, 0, 1], 6432)),
                 socket: no_socket(),
-                rules: Arc::new(ListenerRules { tls: ListenerTls::Off, auth: ListenerAuth::Scram }),
+                rules: Arc::new(ListenerRules::new(ListenerTls::Off, ListenerAuth::Scram)),
                 tls: None,
             }],
             snapshot: snapshots.next(true),
@@ -685,6 +685,7 @@ impl Snapshots {
         let admission = Admission {
             identity,
             verifier: Arc::clone(&VERIFIER),
+            certificate_name: Arc::from("u"),
             seats: Arc::clone(&self.user_seats),
             sessions_max: SessionsMax { max: u32::MAX, key: "user.sessions_max" },
         };
