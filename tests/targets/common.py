@@ -35,7 +35,7 @@ def pilot():
 def door(work, targets, users, options, **more):
     """A gateway on those targets that allows everything."""
     policy = 'policy everything for group "pilot" on target * {\n    allow * on *\n}\n'
-    return Gateway(work, targets, users, {"everything": policy}, driver=options.driver, **more)
+    return Gateway(work, targets, users, {"everything": policy}, driver=options.driver, segment="4MiB", **more)
 
 
 def session(lockgate, user, database=DATABASE, **parameters):

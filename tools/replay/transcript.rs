@@ -158,7 +158,8 @@ impl Transcript {
 
     /// What the session left unfinished.
     pub(crate) fn finish(&mut self, out: &mut String) {
-        let mut open: Vec<_> = self.commands.keys().copied().collect();
+        // What a statement's rows would look like was asked for outside of any command: 0.
+        let mut open: Vec<_> = self.commands.keys().copied().filter(|command| *command != 0).collect();
         open.sort_unstable();
         for command in open {
             let before = out.len();
