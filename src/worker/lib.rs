@@ -31,6 +31,7 @@ mod session;
 mod table;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod timers;
 mod tls;
 mod turn;
