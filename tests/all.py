@@ -15,6 +15,14 @@ sys.path.insert(0, str(HERE))
 from support import machine  # noqa: E402
 from support.machine import ROOT, Trouble, say  # noqa: E402
 
+DRIVERS = ("io_uring", "epoll")
+# Of isolationtester's schedule: one or two of each thing that sessions do to one another.
+SPECS = (
+    *("async-notify", "deadlock-simple", "fk-deadlock", "timeouts", "nowait", "skip-locked", "read-write-unique", "horizons"),
+    *("insert-conflict-do-update", "lock-update-delete", "merge-update", "multixact-no-deadlock", "partition-key-update-1"),
+    *("reindex-concurrently", "tuplelock-conflict", "vacuum-conflict"),
+)
+
 LOGS = machine.CACHE / "logs"
 TAIL_LINES = 80
 SKIPPED = re.compile(r"^\s*SKIPPED (?P<name>[^\s:]+(?:::[^\s:]+)*): (?P<reason>.+)$", re.MULTILINE)
@@ -87,11 +95,14 @@ def stages():
         Stage(
             "regress",
             "PostgreSQL's regression suite, isolationtester, libpq_pipeline: newest server, and 15",
-            [script(HERE / "regress/run", "--sample", "--tls"), script(HERE / "regress/run", "--tls")]
-            + [script(HERE / "regress/run", "--suite", "isolation")]
-            + [script(HERE / "regress/run", "--suite", "pipeline", "--major", major, "--both") for major in (18, 15)],
+            [
+                script(HERE / "regress/run", "--sample", "--tls", "--driver", *DRIVERS),
+                script(HERE / "regress/run", "--major", 15, "--driver", "io_uring"),
+                script(HERE / "regress/run", "--suite", "isolation", *SPECS, "--driver", "epoll"),
+            ]
+            + [script(HERE / "regress/run", "--suite", "pipeline", "--major", major, "--driver", *DRIVERS) for major in (18, 15)],
             full=[
-                script(HERE / "regress/run", "--suite", suite, "--major", major, "--both")
+                script(HERE / "regress/run", "--suite", suite, "--major", major, "--driver", *DRIVERS, "--both")
                 for suite in ("regress", "isolation", "pipeline")
                 for major in (18, 15)
             ],

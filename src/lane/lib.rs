@@ -450,11 +450,11 @@ impl Lane {
             Lane::Postgres(lane) => lane.is_idle(),
         }
     }
-    /// The lane can take no more from this side for now: the worker stops receiving there until this turns false.
-    /// What it receives all the same is to be fed as ever; the lane keeps it.
-    pub fn blocked(&self, side: Side) -> bool {
+    /// How much of what the client has sent the lane keeps, because it can take no more for now: past some length the
+    /// worker stops receiving there. What it receives all the same is to be fed as ever.
+    pub fn held_bytes(&self) -> usize {
         match self {
-            Lane::Postgres(lane) => lane.blocked(side),
+            Lane::Postgres(lane) => lane.held_bytes(),
         }
     }
     /// The client has sent more than one turn's share of work: [`Lane::go_on`] is due, in a later turn.

@@ -281,13 +281,13 @@ impl Lane {
         }
     }
 
-    /// See [`crate::Lane::blocked`].
-    pub fn blocked(&self, side: Side) -> bool {
-        match (&self.phase, side) {
-            (Phase::Session(session), Side::Client) => {
-                (session.is_blocked() || self.share.is_spent()) && self.from_client.len() > HELD_BYTES_MAX
+    /// See [`crate::Lane::held_bytes`].
+    pub fn held_bytes(&self) -> usize {
+        match &self.phase {
+            Phase::Session(session) if session.is_blocked() || self.share.is_spent() => {
+                self.from_client.len()
             }
-            _ => false,
+            _ => 0,
         }
     }
 
@@ -432,9 +432,6 @@ impl Lane {
         out.actions.push(Action::Close { reason: CloseReason { fault, text: reason } });
     }
 }
-
-/// Bytes a client may send while the lane waits for the server's answer or for its turn, before it is read from no more.
-const HELD_BYTES_MAX: usize = 256 << 10;
 
 /// Bytes a client may send before it is asked for any.
 const EARLY_BYTES_MAX: usize = 64 << 10;

@@ -1,7 +1,7 @@
 //! The few calls to the operating system that other crates need and that Rust offers only as unsafe.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Silence after which a dialed peer is probed, in seconds.
@@ -135,6 +135,22 @@ pub(crate) fn prepare_stream(fd: RawFd) -> io::Result<()> {
     KEEPALIVE.iter().try_for_each(|(name, value)| set_option(fd, libc::IPPROTO_TCP, *name, *value))
 }
 
+/// The receive buffer of a connection from this machine, in bytes; the kernel doubles it.
+///
+/// On the loopback interface packets are so long that the kernel promises a peer nearly all of a buffer, more than
+/// many short messages fit into. Then it drops what comes, and since Linux 6.17 the acknowledgements in it: a peer that
+/// is paused until it takes what is queued to it seems to take nothing. A short way needs no long buffer, and a short
+/// one can be emptied.
+const NEIGHBOUR_BYTES: i32 = 128 << 10;
+
+/// What an accepted stream does not have from its listener.
+pub(crate) fn greet(stream: &TcpStream, peer: SocketAddr) -> io::Result<()> {
+    if peer.ip().to_canonical().is_loopback() {
+        set_option(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, NEIGHBOUR_BYTES)?;
+    }
+    Ok(())
+}
+
 pub(crate) fn set_option(fd: RawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     let len = libc::socklen_t::try_from(size_of::<i32>()).unwrap_or(0);
     // SAFETY: the pointer and the length name `value`, which outlives the call.
@@ -209,7 +225,8 @@ fn family(number: i32) -> libc::sa_family_t {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpStream;
+    use std::io::{ErrorKind, Read, Write};
+    use std::time::{Duration, Instant};
 
     #[test]
     fn two_listeners_share_an_address_when_asked() {
@@ -221,6 +238,32 @@ mod tests {
             assert_eq!(second.local_addr().unwrap(), address);
             TcpStream::connect(address).unwrap();
         }
+    }
+
+    #[test]
+    fn what_a_neighbour_sends_and_nobody_reads_stays_with_it() {
+        let listener = listen_socket("127.0.0.1:0".parse().unwrap(), 8, false).unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        set_option(peer.as_raw_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, 64 << 10).unwrap();
+        let (mut stream, address) = listener.accept().unwrap();
+        greet(&stream, address).unwrap();
+        // The kernel lets the buffer of one who reads fast grow.
+        let reader = std::thread::spawn(move || {
+            stream.read_exact(&mut vec![0; 64 << 20]).unwrap();
+            stream
+        });
+        peer.write_all(&vec![0; 64 << 20]).unwrap();
+        let unread = reader.join().unwrap();
+        peer.set_nonblocking(true).unwrap();
+        let (mut sent, mut last) = (0, Instant::now());
+        while last.elapsed() < Duration::from_millis(300) {
+            match peer.write(&[0; 56]) {
+                Ok(count) => (sent, last) = (sent + count, Instant::now()),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+        }
+        assert!(sent < 1 << 20, "{sent} bytes");
+        drop(unread);
     }
 
     #[test]

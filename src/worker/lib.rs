@@ -32,6 +32,7 @@ mod session;
 mod table;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod timers;
 mod tls;
 mod turn;

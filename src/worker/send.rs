@@ -1,4 +1,4 @@
-//! The way out: out of the slot, by copy, through TLS or behind the gate; and what holds the other side back.
+//! The way out: out of the slot, by copy, through TLS or behind the gate.
 
 use std::ops::Range;
 
@@ -8,16 +8,8 @@ use lockgate_ring::{ConnId, Driver};
 use crate::feed::Input;
 use crate::session::{Gate, Job, Session, Stage};
 use crate::table::Key;
+use crate::throttle::QUEUE_BYTES_HIGH;
 use crate::turn::Worker;
-
-/// With this many bytes queued to a peer nobody is read from who adds to them: a few turns' worth for a fast peer,
-/// and what one session may cost for a slow one. Not below the ring's own high mark, or no
-/// [`Drained`](lockgate_ring::Event::Drained) would end the pause.
-pub(crate) const QUEUE_BYTES_HIGH: usize = 256 << 10;
-
-/// With this many bytes behind the gate the client is not read from: as much as one block of the recording holds
-/// of its commands anyway.
-const GATE_BYTES_HIGH: usize = 256 << 10;
 
 /// Slots that one connection's send queue may keep from the pool; past them bytes are copied out, so that one slow
 /// peer never empties the pool.
@@ -239,43 +231,6 @@ impl<D: Driver> Worker<D> {
         self.ring.close(conn, true);
         if gated && let Some(session) = self.sessions.get_mut(key) {
             session.gate = None;
-        }
-    }
-
-    /// Stops reading from whoever adds to a queue that is too long, or has said more than the lane can take now, and
-    /// goes on when that is over.
-    ///
-    /// A long queue to the client holds back both sides: the server sends rows, and the client's own commands may
-    /// be answered by the gateway. A long queue to the server holds back the client only: were the server not
-    /// read from either, it might never come to empty its queue.
-    pub(crate) fn throttle(&mut self, key: Key) {
-        let Some(session) = self.sessions.get(key) else { return };
-        let to_client = self.queued(session, Side::Client) > QUEUE_BYTES_HIGH;
-        let to_server =
-            self.queued(session, Side::Server) > QUEUE_BYTES_HIGH || session.gated() > GATE_BYTES_HIGH;
-        let blocked = |side| session.lane.as_ref().is_some_and(|lane| lane.blocked(side));
-        let (client, server) =
-            (to_client || to_server || blocked(Side::Client), to_client || blocked(Side::Server));
-        self.set_paused(key, Side::Client, client);
-        self.set_paused(key, Side::Server, server);
-    }
-
-    fn queued(&self, session: &Session, side: Side) -> usize {
-        session.legs[side].conn.map_or(0, |conn| self.ring.queued(conn))
-    }
-
-    fn set_paused(&mut self, key: Key, side: Side, pause: bool) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let leg = &mut session.legs[side];
-        let Some(conn) = leg.conn else { return };
-        if leg.paused == pause || leg.ended || session.lane.is_none() {
-            return;
-        }
-        leg.paused = pause;
-        if pause {
-            self.ring.pause(conn);
-        } else {
-            self.ring.resume(conn);
         }
     }
 }

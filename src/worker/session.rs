@@ -46,8 +46,20 @@ pub(crate) struct Session {
     pub registered: Option<u32>,
     /// It stands in the line of those that have had their share of this turn.
     pub in_line: bool,
+    /// Whether its client can take what is queued to it.
+    pub strain: Strain,
     /// Its command is being cancelled.
     pub cancel: Option<Box<Cancel>>,
+}
+
+/// What is known of a client to which much is queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Strain {
+    None,
+    /// So much was queued to it when it was last looked at.
+    Watched(usize),
+    /// It has taken nothing since: it may have to be read from before it can.
+    Strained,
 }
 
 /// How far a session has come.
@@ -133,6 +145,7 @@ impl Session {
             upstream: None,
             registered: None,
             in_line: false,
+            strain: Strain::None,
             cancel: None,
         }
     }

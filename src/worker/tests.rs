@@ -33,6 +33,7 @@ stamp! {
     a_session_goes_through_with_and_without_tls_on_either_leg,
     bulk_arrives_whole_on_every_leg,
     a_client_that_does_not_read_stops_the_server_and_nobody_else,
+    a_client_that_says_all_before_it_reads_is_heard,
     a_server_that_does_not_read_stops_its_client,
     a_cancel_key_works_and_a_foreign_one_does_nothing,
     a_flood_of_cancels_for_one_session_lets_everybody_go,
@@ -86,24 +87,52 @@ fn a_client_that_does_not_read_stops_the_server_and_nobody_else(driver: DriverKi
         let mut slow = Client::connect(&gate, client_tls);
         slow.send_query("BULK 20000");
         let mut other = Client::connect(&gate, false);
-        let mut last = 0;
-        let started = Instant::now();
-        loop {
+        let last = taken_for_one_that_does_not_read(&gate, || {
             assert_eq!(other.query("SELECT 1"), "echo SELECT 1");
-            std::thread::sleep(Duration::from_millis(100));
-            let sent = gate.server.rows_sent();
-            if sent == last && sent > 0 {
-                break;
-            }
-            last = sent;
-            assert!(started.elapsed() < Duration::from_secs(20), "the server never had to wait");
-        }
+        });
         // Socket buffers on four ends, and the worker's share; far less than what was asked for.
         assert!(last * server::ROW_BYTES < 64 << 20, "{last} rows were taken from the server");
         assert_eq!(slow.read_rows(), (20_000, 20_000 * server::ROW_BYTES));
         slow.end();
         other.end();
         gate.stop_and_verify("slow client");
+    }
+}
+
+/// Rows that the server has sent when it must wait.
+fn taken_for_one_that_does_not_read(gate: &Gate, mut meanwhile: impl FnMut()) -> usize {
+    let mut last = 0;
+    let started = Instant::now();
+    loop {
+        meanwhile();
+        std::thread::sleep(Duration::from_millis(100));
+        let sent = gate.server.rows_sent();
+        if sent == last && sent > 0 {
+            return last;
+        }
+        last = sent;
+        assert!(started.elapsed() < Duration::from_secs(20), "the server never had to wait");
+    }
+}
+
+fn a_client_that_says_all_before_it_reads_is_heard(driver: DriverKind) {
+    for client_tls in [false, true] {
+        let gate = Gate::start(Options::on(driver));
+        let mut client = Client::connect(&gate, client_tls);
+        client.send_query("BULK 8000");
+        taken_for_one_that_does_not_read(&gate, || ());
+        // More than its own kernel and ours keep, by two million bytes.
+        client.stream.set_write_timeout(Some(Duration::from_secs(10)));
+        let padding = "x".repeat(100 << 10);
+        for _ in 0..64 {
+            client.send_query(&format!("SELECT '{padding}'"));
+        }
+        assert_eq!(client.read_rows(), (8_000, 8_000 * server::ROW_BYTES));
+        for _ in 0..64 {
+            assert_eq!(client.read_answer().len(), "echo SELECT ''".len() + padding.len());
+        }
+        client.end();
+        gate.stop_and_verify(&format!("client that says all, TLS {client_tls}"));
     }
 }
 

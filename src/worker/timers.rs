@@ -20,6 +20,8 @@ pub(crate) enum Timer {
     Cancel(Key),
     /// A connection that delivers a cancel request must be done.
     Courier(Key),
+    /// A client may be unable to take what is queued to it.
+    Strain(Key),
     /// A drain is over.
     Drain,
 }

@@ -169,7 +169,7 @@ fn work<D: Driver>(driver: D, setup: Setup, wake: Box<dyn FnOnce(Waker) + Send>)
 fn ring_config(limits: &Limits) -> Config {
     Config {
         connections_max: limits.sessions_max.saturating_mul(2).saturating_add(SPARE_CONNECTIONS),
-        queue_high_bytes: crate::send::QUEUE_BYTES_HIGH,
+        queue_high_bytes: crate::throttle::QUEUE_BYTES_HIGH,
         ..Config::default()
     }
 }
@@ -409,6 +409,7 @@ impl<D: Driver> Worker<D> {
                 Timer::Seats => self.seats_again(),
                 Timer::Cancel(key) => self.cancel_deadline(key),
                 Timer::Courier(key) => self.courier_over(key, Some("it took too long")),
+                Timer::Strain(key) => self.strain_deadline(key),
                 Timer::Drain => self.drain_deadline(),
             }
             self.run_jobs();

@@ -267,7 +267,7 @@ def target_of(server, database, name=None, tls=False, catalog_poll=None):
     """The whole of a test's server as a target, reached as its superuser."""
     mode = "verify-full" if tls else "disable"
     authority = server.authority if tls else None
-    return Target(name or database, server.port, database, server.superuser, server.password, mode, authority, catalog_poll)
+    return Target(name or database, server.port, database, server.superuser, server.password, mode, authority, catalog_poll=catalog_poll)
 
 
 @contextlib.contextmanager

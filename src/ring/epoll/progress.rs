@@ -10,7 +10,7 @@ use crate::common::{Common, Due};
 use crate::conns::Phase;
 use crate::outgoing::Gathered;
 use crate::pool::Pool;
-use crate::system::SocketAddress;
+use crate::system::{self, SocketAddress};
 use crate::{ConnId, Event, ListenerId};
 
 impl Poller {
@@ -51,6 +51,7 @@ impl Poller {
                 let Some(accepted) = self.listeners.accept(listener) else { break };
                 let listener = ListenerId(listener);
                 let greeted = accepted.and_then(|(stream, peer)| {
+                    system::greet(&stream, peer)?;
                     let conn = self.common.conns.insert(stream, Phase::Open)?;
                     self.watch(conn).inspect_err(|_| self.common.conns.remove(conn))?;
                     Ok(Event::Accepted { listener, conn, peer })

@@ -9,7 +9,7 @@ use super::{Receiving, Ring, accepted_stream};
 use crate::common::{Common, Due};
 use crate::conns::Phase;
 use crate::pool::Pool;
-use crate::{ConnId, Event, ListenerId};
+use crate::{ConnId, Event, ListenerId, system};
 
 impl Ring {
     pub(super) fn complete(&mut self, entry: &cqueue::Entry) {
@@ -52,8 +52,10 @@ impl Ring {
     fn greet(&mut self, listener: u32, entry: &cqueue::Entry) {
         let stream = accepted_stream(entry);
         let listener = ListenerId(listener);
-        let greeted =
-            stream.peer_addr().and_then(|peer| Ok((peer, self.common.conns.insert(stream, Phase::Open)?)));
+        let greeted = stream.peer_addr().and_then(|peer| {
+            system::greet(&stream, peer)?;
+            Ok((peer, self.common.conns.insert(stream, Phase::Open)?))
+        });
         self.common.ready.push(match greeted {
             Ok((peer, conn)) => Event::Accepted { listener, conn, peer },
             // The peer has gone before it was greeted.
