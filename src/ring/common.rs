@@ -243,7 +243,9 @@ impl<O: Default> Common<O> {
 
     /// Bytes of a closing connection's peer are of no use. `true`: it sends too many, and is to be read from no more.
     pub(crate) fn throw_away(&mut self, id: ConnId, bytes: u32) -> bool {
-        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.phase == Phase::Flushing) else { return false };
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.phase == Phase::Flushing) else {
+            return false;
+        };
         conn.thrown_bytes = conn.thrown_bytes.saturating_add(bytes);
         let too_many = conn.thrown_bytes > self.config.linger_bytes_max;
         conn.wanted &= !too_many;

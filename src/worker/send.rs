@@ -241,8 +241,8 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// Stops reading from whoever adds to a queue that is too long, or has said more than the lane can take now, and
-    /// goes on when that is over.
+    /// Stops reading from whoever adds to a queue that is too long, has said more than the lane can take now, or has to
+    /// wait for the recording, and goes on when that is over.
     ///
     /// A long queue to the client holds back both sides: the server sends rows, and the client's own commands may
     /// be answered by the gateway. A long queue to the server holds back the client only: were the server not
@@ -253,8 +253,8 @@ impl<D: Driver> Worker<D> {
         let to_server =
             self.queued(session, Side::Server) > QUEUE_BYTES_HIGH || session.gated() > GATE_BYTES_HIGH;
         let blocked = |side| session.lane.as_ref().is_some_and(|lane| lane.blocked(side));
-        let (client, server) =
-            (to_client || to_server || blocked(Side::Client), to_client || blocked(Side::Server));
+        let client = to_client || to_server || blocked(Side::Client);
+        let server = to_client || session.awaits_disk || blocked(Side::Server);
         self.set_paused(key, Side::Client, client);
         self.set_paused(key, Side::Server, server);
     }

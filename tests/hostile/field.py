@@ -49,6 +49,7 @@ class Peer(wire.Session):
             raise
 
     def reset(self):
+        self.stream.close()
         reset(self.socket)
 
 
