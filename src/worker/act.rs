@@ -15,6 +15,9 @@ use crate::turn::Worker;
 /// The arena keeps no more than this between calls: one large answer does not stay for ever.
 const ARENA_BYTES_KEPT: usize = 1 << 20;
 
+/// Records of one call that are much, in bytes: a command and a few rows are not.
+const MUCH_BYTES: usize = 8 << 10;
+
 impl<D: Driver> Worker<D> {
     /// Carries out all actions in the outbox, in order. (The outbox has made one of adjacent sends already.)
     pub(crate) fn carry_out(&mut self, key: Key, input: Input<'_>) {
@@ -60,9 +63,11 @@ impl<D: Driver> Worker<D> {
     fn note_records(&mut self, key: Key) {
         let len = self.outbox.records.len();
         if len != self.recorded_len {
-            self.recorded_len = len;
+            let grown = len.saturating_sub(std::mem::replace(&mut self.recorded_len, len));
+            let much = grown >= MUCH_BYTES && self.recorder.is_behind(&self.outbox.records);
             if let Some(session) = self.sessions.get_mut(key) {
                 session.recorded = self.outbox.records.mark();
+                session.awaits_disk |= much;
             }
         }
     }

@@ -199,11 +199,11 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// A lane that has had its share of this turn goes on in the next.
+    /// A lane that has had its share goes on in a later turn.
     fn stand_in_line(&mut self, key: Key) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let unfinished = session.lane.as_ref().is_some_and(|lane| lane.is_unfinished());
-        if unfinished && !std::mem::replace(&mut session.in_line, true) {
+        if (unfinished || session.awaits_disk) && !std::mem::replace(&mut session.in_line, true) {
             self.line.push(key);
         }
     }

@@ -4,7 +4,8 @@
 //! ```text
 //!   lanes ──push──► Draft ──seal──► write in flight ──Written──► mark reached: gates open
 //!                     │  one block filling │  one block flying
-//!                     └ above BACKLOG: the pool is held, nobody is read from
+//!                     ├ behind: who adds much waits for its turn
+//!                     └ above the most: the pool is held, nobody is read from
 //!   a write fails, takes too long, or no segment can be had ──► down: sessions end, no command passes
 //!   the next segment's header is written ──► up again (its first block is a Gap)
 //! ```
@@ -24,8 +25,11 @@ use crate::{Durability, RecordingSetup, Segment, ids};
 const BLOCK_BYTES: usize = 64 << 10;
 /// A block is written when its first record is this old, so that a reader of the recording is never far behind.
 const BLOCK_AGE_NS: u64 = 20_000_000;
-/// With this many bytes not written nobody is read from any more: the disk is slower than the peers.
-const BACKLOG_BYTES_MAX: usize = 8 << 20;
+/// With this many bytes not written the disk is slower than the peers: those who add much to it wait, one after the
+/// other, and nobody else has to.
+const BACKLOG_BYTES_BEHIND: usize = 4 << 20;
+/// With this many bytes not written nobody is read from any more.
+const BACKLOG_BYTES_MAX: usize = 16 << 20;
 /// Reading goes on when the backlog has fallen to this.
 const BACKLOG_BYTES_LOW: usize = 2 << 20;
 /// A write that takes longer has failed, whatever becomes of it.
@@ -35,7 +39,8 @@ const ASK_AGAIN_NS: u64 = 1_000_000_000;
 /// At the end: how long to wait for a segment or a write before what is not written is given up.
 const FINISH_NS_MAX: u64 = 15_000_000_000;
 
-const _: () = assert!(BACKLOG_BYTES_LOW < BACKLOG_BYTES_MAX && BLOCK_BYTES < BACKLOG_BYTES_LOW);
+const _: () = assert!(BLOCK_BYTES < BACKLOG_BYTES_LOW && BACKLOG_BYTES_LOW < BACKLOG_BYTES_BEHIND);
+const _: () = assert!(BACKLOG_BYTES_BEHIND < BACKLOG_BYTES_MAX);
 
 /// What every call of the recorder needs of its worker.
 pub(crate) struct Turn<'a> {
@@ -135,9 +140,9 @@ impl Recorder {
         self.writer.written()
     }
 
-    /// Too much waits for the disk: nobody is read from.
-    pub(crate) fn is_holding(&self) -> bool {
-        self.holding
+    /// Much waits for the disk: who adds much waits for it, too.
+    pub(crate) fn is_behind(&self, draft: &Draft) -> bool {
+        self.holding || draft.len() > BACKLOG_BYTES_BEHIND
     }
 
     /// When the recorder wants a turn though nothing else happens.

@@ -44,10 +44,12 @@ pub(crate) struct Session {
     pub upstream: Option<Box<Upstream>>,
     /// The process id under which its cancel key is registered.
     pub registered: Option<u32>,
-    /// It stands in the line of those that have had their share of this turn.
+    /// It stands in the line of those that have had their share.
     pub in_line: bool,
     /// Whether its client can take what is queued to it.
     pub strain: Strain,
+    /// It has added much to a recording that is behind: until its turn comes its server is not read from.
+    pub awaits_disk: bool,
     /// Its command is being cancelled.
     pub cancel: Option<Box<Cancel>>,
 }
@@ -146,6 +148,7 @@ impl Session {
             registered: None,
             in_line: false,
             strain: Strain::None,
+            awaits_disk: false,
             cancel: None,
         }
     }

@@ -21,8 +21,8 @@ const STRAINED_BYTES_HIGH: usize = 4 << 20;
 const STRAIN_NS: u64 = 200_000_000;
 
 impl<D: Driver> Worker<D> {
-    /// Stops reading from whoever adds to a queue that is too long, or has said more than the lane can take now, and
-    /// goes on when that is over.
+    /// Stops reading from whoever adds to a queue that is too long, has said more than the lane can take now, or has to
+    /// wait for the recording, and goes on when that is over.
     ///
     /// A long queue to the client holds back both sides: the server sends rows, and the client's own commands may
     /// be answered by the gateway. A long queue to the server holds back the client only: were the server not
@@ -36,11 +36,13 @@ impl<D: Driver> Worker<D> {
         let to_client = self.queued(session, Side::Client);
         let held = session.lane.as_ref().map_or(0, |lane| lane.held_bytes());
         let from_client = self.queued(session, Side::Server).max(session.gated()).max(held);
-        let pause_server = to_client > QUEUE_BYTES_HIGH;
+        let much_to_client = to_client > QUEUE_BYTES_HIGH;
+        // What the gateway itself answers is queued to the client, and counts as well.
         let pause_client = match session.strain {
-            Strain::Strained if pause_server => from_client > STRAINED_BYTES_HIGH,
-            _ => pause_server || from_client > QUEUE_BYTES_HIGH,
+            Strain::Strained if much_to_client => from_client.max(to_client) > STRAINED_BYTES_HIGH,
+            _ => much_to_client || from_client > QUEUE_BYTES_HIGH,
         };
+        let pause_server = much_to_client || session.awaits_disk;
         self.set_paused(key, Side::Client, pause_client);
         self.set_paused(key, Side::Server, pause_server);
         self.watch(key, to_client);

@@ -71,7 +71,7 @@ pub(crate) struct Worker<D: Driver> {
     pub recorder: Recorder,
     /// Sessions with commands that wait for their records.
     pub gated: Vec<Key>,
-    /// Sessions with more to do than one turn's share.
+    /// Sessions with more to do than one turn's share, or more to record than the disk takes.
     pub line: Vec<Key>,
     /// Cancel requests that another worker or process has been asked to carry out.
     pub passed_on: HashMap<u64, Requester>,
@@ -304,7 +304,7 @@ impl<D: Driver> Worker<D> {
 
     /// The one place that decides how long the worker sleeps.
     fn wait(&self) -> Wait {
-        if !self.line.is_empty() && !self.recorder.is_holding() {
+        if !self.line.is_empty() && !self.is_recording_behind() {
             return Wait::No;
         }
         let mail = self.mail.is_waiting().then(|| self.now.monotonic_ns + MAIL_AGAIN_NS);
@@ -385,19 +385,26 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Another share for each session that had more to do, behind those that have just said something. Nobody gets
-    /// one while the recording cannot take more.
-    fn serve(&mut self, mut line: Vec<Key>) {
-        if self.recorder.is_holding() {
-            self.line.append(&mut line);
-            return;
-        }
-        for key in line {
+    /// one while the recording is behind, and who is first stays first.
+    fn serve(&mut self, line: Vec<Key>) {
+        let mut line = line.into_iter();
+        while !self.is_recording_behind()
+            && let Some(key) = line.next()
+        {
             if let Some(session) = self.sessions.get_mut(key) {
                 session.in_line = false;
+                session.awaits_disk = false;
             }
             self.go_on(key);
             self.run_jobs();
         }
+        let mut left: Vec<Key> = line.collect();
+        left.append(&mut self.line);
+        self.line = left;
+    }
+
+    fn is_recording_behind(&self) -> bool {
+        self.recorder.is_behind(&self.outbox.records)
     }
 
     fn expire(&mut self) {

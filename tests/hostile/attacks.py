@@ -207,17 +207,17 @@ def handshakes(field):
 
 
 @contextlib.contextmanager
-def stalls(field):
-    """No attack: the gateway is stopped for 40 ms at a time."""
+def stalls(field, seconds):
+    """No attack: the gateway is stopped for a while, and again."""
     process = field.gateway.process
 
     def step():
         process.send_signal(signal.SIGSTOP)
-        time.sleep(0.04)
+        time.sleep(seconds)
         process.send_signal(signal.SIGCONT)
 
     try:
-        with running(step, 0.1) as attack:
+        with running(step, 2 * seconds) as attack:
             yield attack
     finally:
         process.send_signal(signal.SIGCONT)

@@ -49,6 +49,7 @@ class Peer(wire.Session):
             raise
 
     def reset(self):
+        self.stream.close()
         reset(self.socket)
 
 
@@ -213,14 +214,14 @@ class Field:
         elif self.gateway.process and self.gateway.process.poll() is None:
             self.gateway.kill()
 
-    def window(self, seconds, look=None):
-        """(p99 through the gateway, p99 directly) in a stretch of time, and four looks in it."""
+    def window(self, seconds, looks=()):
+        """(p99 through the gateway, p99 directly) in a stretch of time; `looks` are taken in it, evenly."""
         self.victims.take()
         self.witnesses.take()
-        for _ in range(4):
-            time.sleep(seconds / 4)
-            if look:
-                look()
+        for look in looks:
+            time.sleep(seconds / (len(looks) + 1))
+            look()
+        time.sleep(seconds / (len(looks) + 1))
         return self.victims.p99(), self.witnesses.p99()
 
     def figures(self):
@@ -316,13 +317,17 @@ class Waits:
 def interleaved(field, attack, options):
     """Windows without and with `attack()`, a context manager, in turn; the highest figures during it.
 
-    On a machine that others use a few windows may tell nothing: where they seem to tell of a fault, there are more.
+    An attack's window goes on behind its end, for what it leaves behind is its doing; a quiet one begins when that is
+    over. On a machine that others use a few windows may tell nothing: where they seem to tell of a fault, there are more.
     """
-    waits, seen = Waits([], []), []
+    waits, seen, before = Waits([], []), [], field.figures()
     while len(waits.quiet) < options.pairs or (not waits.within() and len(waits.quiet) < 4 * options.pairs):
+        field.settled(before)
         waits.quiet.append(field.window(options.seconds))
-        with attack():
-            waits.attacked.append(field.window(options.seconds, lambda: seen.append(field.figures())))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(attack())
+            looks = [lambda: seen.append(field.figures())] * 3 + [stack.close]
+            waits.attacked.append(field.window(options.seconds, looks))
     return waits, max(seen, key=lambda figures: figures.rss_kib)
 
 

@@ -13,7 +13,7 @@ from support.machine import Trouble, say
 from .field import CATALOG, Field, Peer
 
 RSS_MIB_MAX = 64
-# Longer than the log-in may take in these fields.
+# A server's, which is longer than the gateway's: 4 s for a log-in, 5 s to linger.
 PATIENCE_SECONDS = 12
 
 OK = wire.message(b"R", struct.pack("!I", 0))
