@@ -149,11 +149,13 @@ impl<D: Driver> Worker<D> {
         self.ring.close(conn, false);
     }
 
-    /// Nothing more comes from a side: the lane hears of it once, and of an error even behind the end.
+    /// Nothing more comes from a side: the lane hears of it once, and of a client that breaks behind its last word, too,
+    /// because it may not have finished with that.
     pub(crate) fn lane_closed(&mut self, key: Key, side: Side, error: &str) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let leg = &mut session.legs[side];
-        if std::mem::replace(&mut leg.ended, true) && error.is_empty() {
+        let broke = side == Side::Client && !error.is_empty();
+        if std::mem::replace(&mut leg.ended, true) && !broke {
             return;
         }
         if let Some(conn) = leg.conn {
