@@ -66,7 +66,7 @@ impl Pair {
     fn new(fixture: &Fixture) -> Pair {
         let mut pair = Pair {
             client: Tls::client(&fixture.client, name()).unwrap(),
-            server: Tls::server(&front(&fixture)).unwrap(),
+            server: Tls::server(&front(fixture)).unwrap(),
             to_server: Scratch::default(),
             to_client: Scratch::default(),
             at_server: Vec::new(),
