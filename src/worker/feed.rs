@@ -132,7 +132,7 @@ impl<D: Driver> Worker<D> {
     pub(crate) fn ended(&mut self, key: Key, side: Side) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         if session.lane.is_none() {
-            return self.cut(key);
+            return self.ended_late(key, side);
         }
         // A client that goes away without a goodbye has only itself to blame; a server's answer may be cut short.
         let cut_short = session.legs[side].tls.as_ref().is_some_and(|tls| !tls.is_peer_closed());
@@ -141,6 +141,20 @@ impl<D: Driver> Worker<D> {
             _ => "",
         };
         self.lane_closed(key, side, error);
+    }
+
+    /// The peer's last byte has come when the session was over already, in the turn that ended it perhaps: a target's
+    /// error and its end come together. Each side still gets what is queued for it.
+    fn ended_late(&mut self, key: Key, side: Side) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.stage == Stage::Cancelling {
+            return self.cut(key);
+        }
+        if side == Side::Server
+            && let Some(conn) = session.legs[side].conn
+        {
+            self.ring.close(conn, false);
+        }
     }
 
     /// A connection broke.

@@ -195,6 +195,19 @@ def encodings_are_kept_and_unsafe_ones_refused(stand):
                 raise Trouble(f"client_encoding {encoding} was accepted later")
 
 
+def wrong_parameters_are_refused_as_the_server_does(stand):
+    cases = (({"nonsense": "1"}, "42704"), ({"DateStyle": "nonsense"}, "22023"), ({"work_mem": "x"}, "22023"))
+    # Again and again: the error and the end of the server's connection may come in one turn or in two.
+    for more, code in cases * 20:
+        for what, session in (("directly", stand.directly), ("through", stand.through)):
+            try:
+                session(**more).close()
+            except Refused as refusal:
+                expect((refusal.fields["V"], refusal.fields["C"]), ("FATAL", code), f"{more} {what}")
+            else:
+                raise Trouble(f"{more} was accepted {what}")
+
+
 def a_key_is_as_long_as_its_version_says(stand):
     with stand.through(version=(3, 0)) as session:
         expect(len(session.key[1]), 4, "a key of 3.0")
@@ -225,6 +238,7 @@ CASES = (
     where_tls_is_off_a_handshake_is_no_start,
     settings_are_reported_as_directly,
     encodings_are_kept_and_unsafe_ones_refused,
+    wrong_parameters_are_refused_as_the_server_does,
     a_key_is_as_long_as_its_version_says,
     half_a_start_is_no_session,
 )
