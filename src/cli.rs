@@ -37,7 +37,7 @@ struct ServeArgs {
     /// Take the place of the gateway that serves with the same data_dir; without one, start as ever.
     #[arg(long)]
     take_over: bool,
-    /// How workers reach the kernel, in place of what the configuration says under [workers]
+    /// How workers reach the kernel, in place of what `workers.driver` of the configuration says
     #[arg(long, value_name = "DRIVER")]
     driver: Option<DriverChoice>,
 }

@@ -60,8 +60,8 @@ pub(crate) enum Strain {
     None,
     /// So much was queued to it when it was last looked at.
     Watched(usize),
-    /// It has taken nothing since: it may have to be read from before it can.
-    Strained,
+    /// It has taken nothing since, of so much: it may have to be read from before it can.
+    Strained(usize),
 }
 
 /// How far a session has come.

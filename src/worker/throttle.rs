@@ -37,9 +37,11 @@ impl<D: Driver> Worker<D> {
         let held = session.lane.as_ref().map_or(0, |lane| lane.held_bytes());
         let from_client = self.queued(session, Side::Server).max(session.gated()).max(held);
         let much_to_client = to_client > QUEUE_BYTES_HIGH;
-        // What the gateway itself answers is queued to the client, and counts as well.
         let pause_client = match session.strain {
-            Strain::Strained if much_to_client => from_client.max(to_client) > STRAINED_BYTES_HIGH,
+            // What the gateway itself answers meanwhile is queued to the client, and counts as well.
+            Strain::Strained(stuck) if much_to_client => {
+                from_client.max(to_client.saturating_sub(stuck)) > STRAINED_BYTES_HIGH
+            }
             _ => much_to_client || from_client > QUEUE_BYTES_HIGH,
         };
         let pause_server = much_to_client || session.awaits_disk;
@@ -56,7 +58,7 @@ impl<D: Driver> Worker<D> {
                 session.strain = Strain::Watched(to_client);
                 self.timers.arm(self.now.monotonic_ns.saturating_add(STRAIN_NS), Timer::Strain(key));
             }
-            Strain::Strained if to_client <= QUEUE_BYTES_HIGH => session.strain = Strain::None,
+            Strain::Strained(_) if to_client <= QUEUE_BYTES_HIGH => session.strain = Strain::None,
             _ => {}
         }
     }
@@ -67,7 +69,7 @@ impl<D: Driver> Worker<D> {
         let to_client = self.queued(session, Side::Client);
         let stuck = session.strain == Strain::Watched(to_client);
         let Some(session) = self.sessions.get_mut(key) else { return };
-        session.strain = if stuck { Strain::Strained } else { Strain::None };
+        session.strain = if stuck { Strain::Strained(to_client) } else { Strain::None };
         self.throttle(key);
     }
 
