@@ -26,10 +26,11 @@ class Scripted(Peer):
             if self.tls:
                 self.socket = inside_tls(self.socket)
             self.stream = self.socket.makefile("rb")
+            self._knows_nothing()
             self._send(startup(self.field.user.name, DATABASE))
             outer, outer_socket = self, self.socket
             self.socket = Sender(outer_socket, outer)
-            self._authenticate(self.field.user.password)
+            self._authenticate(wire.Scram(self.field.user.password))
             for sql in ("BEGIN", "INSERT INTO public.dump VALUES ('never to be seen')", "SELECT 1"):
                 self.simple(sql)
             return True

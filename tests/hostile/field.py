@@ -40,10 +40,10 @@ class Peer(wire.Session):
         if tls:
             self.socket = inside_tls(self.socket)
         self.stream = self.socket.makefile("rb")
-        self.status, self.key = None, None
+        self._knows_nothing()
         self.socket.sendall(startup(field.user.name, DATABASE))
         try:
-            self._authenticate(field.user.password)
+            self._authenticate(wire.Scram(field.user.password))
         except BaseException:
             self.close()
             raise

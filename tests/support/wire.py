@@ -41,6 +41,18 @@ class Session:
         if tls:
             self._encrypt(tls, direct, host)
         self.stream = self.socket.makefile("rb")
+        self._knows_nothing()
+        start = {"user": user, "database": database, **parameters}
+        body = struct.pack("!HH", *version) + b"".join(text(key) + text(value) for key, value in start.items()) + b"\0"
+        self.socket.sendall(struct.pack("!I", len(body) + 4) + body)
+        try:
+            self._authenticate(scram or Scram(password))
+        except BaseException:
+            self.close()
+            raise
+
+    def _knows_nothing(self):
+        """Nobody has told it anything yet."""
         self.status = None
         # SASL mechanisms that were offered, in order.
         self.offered = []
@@ -50,14 +62,6 @@ class Session:
         self.negotiated = None
         # Process id and secret, as BackendKeyData told them.
         self.key = None
-        start = {"user": user, "database": database, **parameters}
-        body = struct.pack("!HH", *version) + b"".join(text(key) + text(value) for key, value in start.items()) + b"\0"
-        self.socket.sendall(struct.pack("!I", len(body) + 4) + body)
-        try:
-            self._authenticate(scram or Scram(password))
-        except BaseException:
-            self.close()
-            raise
 
     def _encrypt(self, tls, direct, host):
         if not direct:
