@@ -25,6 +25,14 @@ KEEPALIVE_SECONDS_MAX = 130
 
 def slow_connections(server, work, options):
     """Thousands that send a byte a second, or nothing: they cost little, are ended in time, and nobody notices."""
+    waits = slow_crowd(server, work, options)
+    # As with other attacks, a few windows may tell nothing on a machine that others use: then there are as many again.
+    if not waits.within() and not (waits := slow_crowd(server, work, options)).within():
+        raise Trouble(f"the victims' p99 is {waits.ratio:.2f} times what it was")
+
+
+def slow_crowd(server, work, options):
+    """One such crowd; how long the victims waited."""
     count = SLOW_FULL if options.full else SLOW_SAMPLE
     windows = options.pairs + 2
     # They come in, are watched, and are then thrown out.
@@ -53,9 +61,8 @@ def slow_connections(server, work, options):
             raise Trouble(f"{count - ended} of {count} were not ended in time")
         if each > SLOW_BYTES_MAX:
             raise Trouble(f"each slow connection costs {each} bytes")
-        if not waits.within():
-            raise Trouble(f"the victims' p99 is {waits.ratio:.2f} times what it was")
         field.settled(before)
+        return waits
 
 
 def turned_away(server, work, options):
