@@ -4,8 +4,9 @@ import signal
 import threading
 import time
 
-from processes import DATABASE, READ_ONLY, cancel_request, connects, denied, gone, must, one, refused, says, session, until
+from processes import DATABASE, READ_ONLY, cancel_request, connects, denied, gone, must, one, refused, says, session
 from support import machine
+from support.machine import until
 
 
 def generations(place):
@@ -116,7 +117,7 @@ def long_sessions(place):
         second, idle = lockgate.process, session(lockgate)
         lockgate.hand_over()
         second.send_signal(signal.SIGTERM)
-        until("SIGTERM ends who is idle", lambda: gone(idle), within=2)
+        until("SIGTERM ends who is idle", lambda: gone(idle), seconds=2)
         lockgate.ended(second)
         place.server.sql("DROP TABLE scratch", DATABASE)
         lockgate.end()

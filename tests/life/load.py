@@ -8,9 +8,9 @@ import signal
 import subprocess
 import time
 
-from processes import DATABASE, EVERYTHING, READ_ONLY, must, one, says, session, until
+from processes import DATABASE, EVERYTHING, READ_ONLY, must, one, says, session
 from support import machine
-from support.machine import Trouble, say
+from support.machine import Trouble, say, until
 
 # Workers of the processes that take over from each other.
 COUNTS = (3, 1, 4, 2)

@@ -13,7 +13,7 @@ import subprocess
 import time
 
 from support import gateway, postgres, wire
-from support.machine import Trouble
+from support.machine import Trouble, until
 
 DATABASE = "orders"
 EVERYTHING = gateway.ALLOW_EVERYTHING.format(group="pilots", target=DATABASE)
@@ -92,20 +92,6 @@ class Life(gateway.Gateway):
         self.former.append(self.process)
         self.process, self.log = successor, successor.log
 
-    def reload(self, well=True):
-        """SIGHUP, and waits for what becomes of it."""
-        counted = "done" if well else "refused"
-        before = self.figure(f'reloads_total{{result="{counted}"}}')
-        self.process.send_signal(signal.SIGHUP)
-        until(f"a reload is {counted}", lambda: self.figure(f'reloads_total{{result="{counted}"}}') > before)
-
-    def figure(self, name):
-        page = self.get("/metrics")[1]
-        for line in page.splitlines():
-            if line.startswith(f"lockgate_{name} "):
-                return float(line.rsplit(" ", 1)[1])
-        raise Trouble(f"there is no figure {name} in\n{page}")
-
     def policy(self, text):
         # At once: whoever drains may be reading it.
         draft = self.folder / "everything.draft"
@@ -159,17 +145,6 @@ class Life(gateway.Gateway):
 
 def says(process, words):
     return words in process.log.read_text(errors="replace")
-
-
-def until(what, condition, within=SECONDS_MAX):
-    deadline = time.monotonic() + within
-    while True:
-        found = condition()
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            raise Trouble(f"in vain for {within} s: {what}")
-        time.sleep(0.02)
 
 
 class Manager:

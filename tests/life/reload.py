@@ -2,8 +2,9 @@
 
 import socket
 
-from processes import DATABASE, READ_ONLY, connects, gone, must, one, refused, says, session, until
+from processes import DATABASE, READ_ONLY, connects, gone, must, one, refused, says, session
 from support import machine
+from support.machine import until
 
 
 def reload(place):

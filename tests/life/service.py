@@ -7,8 +7,9 @@ import subprocess
 import threading
 import time
 
-from processes import DATABASE, Manager, connects, gone, held_still, must, one, says, session, silent_server, until, worker_thread
+from processes import DATABASE, Manager, connects, gone, held_still, must, one, says, session, silent_server, worker_thread
 from support import gateway, machine, wire
+from support.machine import until
 
 
 def signals(place):
@@ -144,7 +145,7 @@ def unrecorded(place):
         series, aside = lockgate.recordings() / "w000", lockgate.folder / "aside"
         series.rename(aside)
         series.write_text("no folder")
-        code, page = until("the recording fails", lambda: filled(lockgate), within=60)
+        code, page = until("the recording fails", lambda: filled(lockgate), seconds=60)
         must('"what":"recording"' in page, page)
         must(lockgate.get("/healthz")[0] == 200, "a restart would mend no disk")
         must(lockgate.figure('recording_failed{worker="0"}') == 1, "figures")

@@ -6,10 +6,11 @@ import ssl
 import struct
 import subprocess
 
+from cases import attempt, both, expect, recordings_verify
 from support import gateway, postgres, wire
 from support.authority import Authority
 from support.gateway import Gateway, User
-from support.machine import Trouble, say
+from support.machine import Trouble
 from support.wire import Refused, text
 
 DATABASE = "wire"
@@ -48,7 +49,6 @@ class Stand:
 
 
 def run(work, bin, options):
-    passed, failed = 0, []
     authority = Authority(work / "authority", "servers")
     certificate, key = authority.certificate("gateway", subject="/CN=localhost", alternatives=["DNS:localhost", "IP:127.0.0.1"])
     with postgres.Server(work, bin=bin) as server:
@@ -56,22 +56,11 @@ def run(work, bin, options):
         user = User(server.superuser, ["everyone"])
         listeners = {"tls": {"tls": '"required"', "certificate": f'"{certificate}"', "key": f'"{key}"'}}
         target = gateway.target_of(server, DATABASE)
-        with Gateway(work, [target], [user], {"wire": POLICY}, segment="4MiB", listeners=listeners) as lockgate:
+        with Gateway(work, [target], [user], {"wire": POLICY}, segment="4MiB", listeners=listeners, driver=options.driver) as lockgate:
             stand = Stand(work, server, lockgate, user, authority)
-            for case in CASES:
-                try:
-                    case(stand)
-                    passed += 1
-                except (Trouble, Refused, OSError, EOFError) as trouble:
-                    failed.append(case.__name__)
-                    say(f"--- {case.__name__}: {trouble!r}")
+            done = attempt(CASES, stand)
             lockgate.deserted()
-    return passed, failed
-
-
-def expect(got, wanted, what):
-    if got != wanted:
-        raise Trouble(f"{what}: {wanted!r} was expected, {got!r} came")
+    return both(done, attempt([recordings_verify], lockgate))
 
 
 def negotiated(stand, version, **options):

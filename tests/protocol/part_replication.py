@@ -7,9 +7,10 @@ import struct
 import subprocess
 import time
 
+from cases import attempt, both, expect, recordings_verify
 from support import gateway, postgres, wire
 from support.gateway import Gateway, User
-from support.machine import Trouble, say
+from support.machine import Trouble
 from support.wire import Refused, message, text
 
 DATABASE = "wire"
@@ -63,7 +64,6 @@ class Stand:
 
 
 def run(work, bin, options):
-    passed, failed = 0, []
     settings = {"wal_level": "logical", "max_wal_senders": "10", "max_replication_slots": "10"}
     with postgres.Server(work, bin=bin, settings=settings, initdb=["--wal-segsize=1"]) as server:
         server.sql(f"CREATE DATABASE {DATABASE}")
@@ -72,24 +72,11 @@ def run(work, bin, options):
         users = [User(name, [group]) for name, group in groups.items()]
         targets = [gateway.target_of(server, DATABASE, name) for name in (DATABASE, PHYSICAL)]
         policies = {target.name: POLICY.replace("TARGET", target.name) for target in targets}
-        with Gateway(work, targets, users, policies, segment="4MiB") as lockgate:
+        with Gateway(work, targets, users, policies, segment="4MiB", driver=options.driver) as lockgate:
             stand = Stand(work, server, lockgate, users)
-            for case in CASES:
-                try:
-                    case(stand)
-                    passed += 1
-                except (Trouble, Refused, OSError, EOFError, subprocess.TimeoutExpired) as trouble:
-                    failed.append(case.__name__)
-                    say(f"--- {case.__name__}: {trouble!r}")
+            done = attempt(CASES, stand)
             lockgate.deserted()
-        code, shown = lockgate.replay("verify")
-        passed, failed = (passed + 1, failed) if code == 0 else (passed, [*failed, f"verify ({shown[-200:]})"])
-    return passed, failed
-
-
-def expect(got, wanted, what):
-    if got != wanted:
-        raise Trouble(f"{what}: {wanted!r} was expected, {got!r} came")
+    return both(done, attempt([recordings_verify], lockgate))
 
 
 def well(done, what):

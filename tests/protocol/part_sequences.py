@@ -1,6 +1,7 @@
 """Random sequences of messages, directly and through a gateway; see `sequences`."""
 
 import sequences
+from cases import recordings_verify
 from support import gateway, postgres, wire
 from support.gateway import Gateway, User
 from support.machine import say
@@ -16,7 +17,7 @@ def run(work, bin, options):
             server.sql(sequences.SCHEMA.format(ssn=ssn), database)
         users = [User("pilot", ["everyone"]), User("reader", ["masked"]), User("agent", ["some"])]
         target = gateway.target_of(server, "through")
-        with Gateway(work, [target], users, {"sequences": sequences.POLICY}) as lockgate:
+        with Gateway(work, [target], users, {"sequences": sequences.POLICY}, driver=options.driver) as lockgate:
             passed, failed = 0, []
             for profile in options.profile or PROFILES:
                 user = next(user for user in users if user.name == PROFILES[profile])
@@ -28,7 +29,7 @@ def run(work, bin, options):
                 passed += good
                 failed += bad
             lockgate.deserted()
-        verify(lockgate)
+        recordings_verify(lockgate)
     return passed, failed
 
 
@@ -47,9 +48,3 @@ def play(profile, ends, options):
     for end in ends.values():
         end.close()
     return options.seeds - len(failed), failed
-
-
-def verify(lockgate):
-    code, shown = lockgate.replay("verify")
-    if code != 0:
-        raise gateway.Trouble(f"the recording of all this does not verify (exit {code}):\n{shown}")

@@ -4,17 +4,16 @@ import base64
 import contextlib
 import hashlib
 import re
-import signal
 import socket
 import ssl
 import subprocess
 import threading
-import time
 
+from cases import attempt, both, expect, recordings_verify, shown_sessions
 from support import machine, postgres, wire
 from support.authority import Authority
 from support.gateway import Gateway, Target, User
-from support.machine import Trouble, say
+from support.machine import Trouble
 from support.wire import Refused, Scram
 
 DATABASE = "wire"
@@ -99,7 +98,6 @@ class Stand:
 
 
 def run(work, bin, options):
-    passed, failed = 0, []
     stand = Stand(work)
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(demanding_server(stand, bin))
@@ -107,24 +105,11 @@ def run(work, bin, options):
         listeners = {
             name: {key: value for key, value in settings.items() if value} for name, settings in stand.listeners().items()
         }
-        gateway = Gateway(work, [target], [stand.pilot, stand.robot], {"wire": POLICY}, segment="4MiB", listeners=listeners)
+        gateway = Gateway(work, [target], [stand.pilot, stand.robot], {"wire": POLICY}, segment="4MiB", listeners=listeners, driver=options.driver)
         stand.server, stand.lockgate = server, stack.enter_context(gateway)
-        for case in CASES:
-            try:
-                case(stand)
-                passed += 1
-            except (Trouble, Refused, OSError, EOFError) as trouble:
-                failed.append(case.__name__)
-                say(f"--- {case.__name__}: {trouble!r}")
+        done = attempt(CASES, stand)
         gateway.deserted()
-    for check in (logins_are_recorded, recordings_verify):
-        try:
-            check(stand)
-            passed += 1
-        except Trouble as trouble:
-            failed.append(check.__name__)
-            say(f"--- {check.__name__}: {trouble}")
-    return passed, failed
+    return both(done, attempt((logins_are_recorded, recordings_verify), stand.lockgate))
 
 
 def demanding_server(stand, bin):
@@ -145,11 +130,6 @@ def demanding_server(stand, bin):
             self.sql(f"CREATE ROLE app LOGIN; CREATE DATABASE {DATABASE} OWNER app")
 
     return Demanding(stand.work, bin=bin, settings=settings, hba=hba)
-
-
-def expect(got, wanted, what):
-    if got != wanted:
-        raise Trouble(f"{what}: {wanted!r} was expected, {got!r} came")
 
 
 # ----- channel binding ------------------------------------------------------------------------------------------------
@@ -330,19 +310,8 @@ def where_none_is_asked_for_none_is_looked_at(stand):
 def a_reload_brings_new_revocations(stand):
     stand.let_in("alone", stand.pilot, "pilot")
     stand.clients.revoked(stand.shown["pilot"][0])
-    reload(stand.lockgate)
+    stand.lockgate.reload()
     stand.kept_out("alone", stand.pilot, "pilot", "certificate revoked")
-
-
-def reload(lockgate):
-    done = r'lockgate_reloads_total\{result="done"\} (\d+)'
-    count = lambda: int(re.search(done, lockgate.get("/metrics")[1])[1])
-    before, deadline = count(), time.monotonic() + 10
-    lockgate.process.send_signal(signal.SIGHUP)
-    while count() == before:
-        if time.monotonic() > deadline:
-            raise Trouble(f"no reload is done. The log ends:\n{lockgate.log_tail()}")
-        time.sleep(0.02)
 
 
 CASES = (
@@ -363,9 +332,8 @@ CASES = (
 )
 
 
-def logins_are_recorded(stand):
-    _, listed = stand.lockgate.replay("list")
-    shown = "".join(stand.lockgate.replay("show", session)[1] for session in sorted(set(re.findall(r"\b[0-9a-f]{16}\b", listed))))
+def logins_are_recorded(lockgate):
+    shown = shown_sessions(lockgate)
     for words in (
         "proven by scram-sha-256-plus",
         "proven by scram-sha-256\n",
@@ -378,8 +346,3 @@ def logins_are_recorded(stand):
     ):
         if words not in shown:
             raise Trouble(f"{words!r} is not in the recording")
-
-
-def recordings_verify(stand):
-    code, shown = stand.lockgate.replay("verify")
-    expect(code, 0, f"lockgate-replay verify ({shown[-300:]})")

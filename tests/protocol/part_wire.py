@@ -4,6 +4,7 @@ import re
 import struct
 import subprocess
 
+from cases import attempt, both, expect, recordings_verify, shown_sessions
 from support import gateway, postgres, wire
 from support.gateway import Gateway, User
 from support.machine import Trouble, say
@@ -59,34 +60,15 @@ class Stand:
 
 
 def run(work, bin, options):
-    passed, failed = 0, []
     with postgres.Server(work, bin=bin) as server:
         server.sql(f"CREATE DATABASE {DATABASE}")
         server.sql("CREATE TABLE big (t text); ALTER TABLE big ALTER t SET STORAGE EXTERNAL", DATABASE)
         users = [User("pilot", ["everyone"]), User("agent", ["some"])]
-        with Gateway(work, [gateway.target_of(server, DATABASE)], users, {"wire": POLICY}, workers=WORKERS) as lockgate:
+        with Gateway(work, [gateway.target_of(server, DATABASE)], users, {"wire": POLICY}, workers=WORKERS, driver=options.driver) as lockgate:
             stand = Stand(work, server, lockgate, users)
-            for case in CASES:
-                try:
-                    case(stand)
-                    passed += 1
-                except (Trouble, Refused, OSError, EOFError) as trouble:
-                    failed.append(case.__name__)
-                    say(f"--- {case.__name__}: {trouble!r}")
+            done = attempt(CASES, stand)
             lockgate.deserted()
-        for check in (refusals_are_recorded, recordings_verify):
-            try:
-                check(lockgate)
-                passed += 1
-            except Trouble as trouble:
-                failed.append(check.__name__)
-                say(f"--- {check.__name__}: {trouble}")
-    return passed, failed
-
-
-def expect(got, wanted, what):
-    if got != wanted:
-        raise Trouble(f"{what}: {wanted!r} was expected, {got!r} came")
+    return both(done, attempt((refusals_are_recorded, recordings_verify), lockgate))
 
 
 def refused(session, code, what):
@@ -300,12 +282,5 @@ CASES = (
 
 def refusals_are_recorded(lockgate):
     """The three commands that were too long, as refusals and not as denials."""
-    code, listed = lockgate.replay("list")
-    expect(code, 0, f"lockgate-replay list ({listed[-300:]})")
-    shown = "".join(lockgate.replay("show", session)[1] for session in sorted(set(re.findall(r"\b[0-9a-f]{16}\b", listed))))
+    shown = shown_sessions(lockgate)
     expect((shown.count("REFUSED  by limit"), shown.count("ERROR 54000")), (3, 3), "refusals for length, in the recording")
-
-
-def recordings_verify(lockgate):
-    code, shown = lockgate.replay("verify")
-    expect(code, 0, f"lockgate-replay verify ({shown[-300:]})")

@@ -14,7 +14,7 @@ import subprocess
 import time
 
 from . import machine
-from .machine import Trouble
+from .machine import Trouble, until
 
 READY_SECONDS_MAX = 30
 # Longer than the drain that a gateway allows its sessions.
@@ -189,6 +189,20 @@ class Gateway:
         admin.request("GET", path)
         answer = admin.getresponse()
         return answer.status, answer.read().decode(errors="replace")
+
+    def reload(self, well=True):
+        """SIGHUP, and waits for what becomes of it."""
+        counted = "done" if well else "refused"
+        before = self.figure(f'reloads_total{{result="{counted}"}}')
+        self.process.send_signal(signal.SIGHUP)
+        until(f"a reload is {counted}", lambda: self.figure(f'reloads_total{{result="{counted}"}}') > before)
+
+    def figure(self, name):
+        page = self.get("/metrics")[1]
+        for line in page.splitlines():
+            if line.startswith(f"lockgate_{name} "):
+                return float(line.rsplit(" ", 1)[1])
+        raise Trouble(f"there is no figure {name} in\n{page}")
 
     def sessions_open(self):
         """How many sessions the workers count, all together."""

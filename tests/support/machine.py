@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(os.environ.get("LOCKGATE_CACHE", ROOT / ".cache"))
@@ -124,6 +125,18 @@ def _before_apt():
         if subprocess.run([*ask, "true"], stderr=subprocess.DEVNULL).returncode == 0:
             return ask
     return None
+
+
+def until(what, attempt, seconds=30):
+    """What `attempt` gives once that is something; Trouble when it takes too long."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = attempt()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise Trouble(f"{what}: not within {seconds} s")
+        time.sleep(0.02)
 
 
 def venv(name, *requirements):

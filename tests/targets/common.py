@@ -1,7 +1,6 @@
 """What the parts share: gateways, sessions, and the record of what happened to them."""
 
 import json
-import time
 
 from support import wire
 from support.gateway import Gateway, User
@@ -48,18 +47,6 @@ def attempt(lockgate, user, database=DATABASE, **parameters):
         return session(lockgate, user, database, **parameters), None
     except (wire.Refused, OSError, EOFError) as error:
         return None, error
-
-
-def until(what, seconds, attempt):
-    """What `attempt` gives once that is something; Trouble when it takes too long."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = attempt()
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            raise Trouble(f"{what}: not within {seconds} s")
-        time.sleep(0.01)
 
 
 def ends(lockgate):

@@ -6,8 +6,9 @@ import signal
 import subprocess
 import time
 
-from common import DATABASE, TOLD_SECONDS_MAX, Cases, attempt, door, ends, pilot, session, until
+from common import DATABASE, TOLD_SECONDS_MAX, Cases, attempt, door, ends, pilot, session
 from support import gateway, postgres, wire
+from support.machine import until
 
 ATTRS = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
 # How soon sessions find the promoted server: promoting takes it some hundred milliseconds.
@@ -25,7 +26,7 @@ def run(work, options):
         folder.chmod(0o755)
         standby = primary.copy(folder)
         stack.callback(standby.stop)
-        until("the standby has all", 30, lambda: "quiet" in databases(standby))
+        until("the standby has all", lambda: "quiet" in databases(standby), 30)
         user = pilot()
         targets = [pair(primary, standby, attrs, order) for attrs in ATTRS for order in ("there", "back")]
         targets += [pair(primary, standby, attrs, "there", "quiet") for attrs in ("read-write", "read-only")]
@@ -54,7 +55,7 @@ def pair(primary, standby, attrs, order, database=DATABASE):
 def before(lockgate, user, targets, cases):
     """Through Lockgate as by libpq itself."""
     for target in targets:
-        told = until(f"target {target.name} is known", 30, lambda: through(lockgate, user, target))
+        told = until(f"target {target.name} is known", lambda: through(lockgate, user, target), 30)
         expected = directly(target)
         cases.check(told == expected, f"{target.name}: {told} through Lockgate, {expected} directly")
 
@@ -112,7 +113,7 @@ def takeover(lockgate, user, primary, standby, cases):
             serves(lockgate, user, f"{name}_there_{DATABASE}", standby, cases)
         standby.sql("SELECT pg_promote()")
         for name in ("read-write", "primary", "any", "prefer-standby"):
-            until(f"{name} finds the new primary", FOUND_SECONDS_MAX, lambda: attempt_port(lockgate, user, f"{name}_there_{DATABASE}") == str(standby.port))
+            until(f"{name} finds the new primary", lambda: attempt_port(lockgate, user, f"{name}_there_{DATABASE}") == str(standby.port), FOUND_SECONDS_MAX)
             serves(lockgate, user, f"{name}_there_{DATABASE}", standby, cases)
         with session(lockgate, user, writes) as writer:
             writer.simple("CREATE TABLE written (n int)")

@@ -8,9 +8,10 @@ import socket
 import struct
 import time
 
-from common import DATABASE, TOLD_SECONDS_MAX, Cases, attempt, door, ends, pilot, session, transcript, until
+from common import DATABASE, TOLD_SECONDS_MAX, Cases, attempt, door, ends, pilot, session, transcript
 from proxy import Proxy
 from support import gateway, machine, postgres, wire
+from support.machine import until
 from support.wire import message, text
 
 FLUSH, SYNC = message(b"H"), message(b"S")
@@ -67,7 +68,7 @@ def bytes_cut(lockgate, user, proxy, cases, options):
     for name, sends in CONVERSATIONS.items():
         plan = proxy.arm("never")
         play(lockgate, user, sends)
-        until("the connection ends", 5, plan.died.is_set)
+        until("the connection ends", plan.died.is_set, 5)
         places = spots(plan.down, options.full)
         for behind, how in cuts(places, options.full):
             plan = proxy.arm(how, behind)
@@ -320,7 +321,7 @@ def addresses(work, options, cases):
         lockgate = stack.enter_context(door(folder, targets, [user], options, limits={"connect_timeout": '"1s"'}))
         known = [target.name for target in targets if target.name != "never"]
         for name in known:
-            until(f"target {name} is known", 30, lambda: is_known(lockgate, user, name))
+            until(f"target {name} is known", lambda: is_known(lockgate, user, name), 30)
         relays["refusing"].shut()
         relays["mute"].hush()
         for name in known:

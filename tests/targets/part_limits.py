@@ -2,14 +2,14 @@
 
 import contextlib
 import re
-import signal
 import subprocess
 import threading
 import time
 
-from common import DATABASE, Cases, attempt, door, ends, pilot, session, until
+from common import DATABASE, Cases, attempt, door, ends, pilot, session
 from support import gateway, postgres, wire
 from support.gateway import User
+from support.machine import until
 
 QUEUE_SECONDS = 1
 
@@ -65,7 +65,7 @@ def refusals(lockgate, user, target, most, key, cases):
         cases.check(time.monotonic() - begun < QUEUE_SECONDS, f"{target}: refused after {time.monotonic() - begun:.2f} s")
         cases.check(all(one.simple("SELECT 1") == [[b"1"]] for one in inside), f"{target}: those inside were disturbed")
         inside.pop().close()
-        again = until(f"{target}: a place is free again", 5, lambda: attempt(lockgate, user, target)[0])
+        again = until(f"{target}: a place is free again", lambda: attempt(lockgate, user, target)[0], 5)
         again.close()
 
 
@@ -94,7 +94,7 @@ def lines(lockgate, user, cases):
         waiting = []
         for number in (1, 2):
             waiting.append(Comer(lockgate, user, "line", order))
-            until("a client waits", 5, lambda: counted(lockgate, "sessions_waiting") == number)
+            until("a client waits", lambda: counted(lockgate, "sessions_waiting") == number, 5)
         opened, refused = attempt(lockgate, user, "line")
         cases.check(opened is None and is_refused(refused, "target.queue_max"), f"past the line: {opened} {refused!r}")
         first.close()
@@ -115,9 +115,9 @@ def leavers(lockgate, user, cases):
     """Whoever leaves the line is in nobody's way."""
     with session(lockgate, user, "patient") as first, session(lockgate, user, "patient"):
         leaver(lockgate, user)
-        until("a client that left waits no more", 5, lambda: counted(lockgate, "sessions_waiting") == 0)
+        until("a client that left waits no more", lambda: counted(lockgate, "sessions_waiting") == 0, 5)
         first.close()
-        again = until("its place is another's", 5, lambda: attempt(lockgate, user, "patient")[0])
+        again = until("its place is another's", lambda: attempt(lockgate, user, "patient")[0], 5)
         cases.check(again.simple("SELECT 1") == [[b"1"]], "whoever came behind one that left was not served")
         again.close()
 
@@ -126,7 +126,7 @@ def leaver(lockgate, user):
     """Waits in line and goes away without a word."""
     argv = ["psql", "-XAtq", "-c", "SELECT 1", "dbname=patient"]
     psql = subprocess.Popen(argv, env=lockgate.client_env(user), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    until("the leaver waits", 5, lambda: counted(lockgate, "sessions_waiting") == 1)
+    until("the leaver waits", lambda: counted(lockgate, "sessions_waiting") == 1, 5)
     psql.kill()
     psql.wait()
 
@@ -175,7 +175,7 @@ def reloaded(lockgate, user, cases):
     order = []
     with session(lockgate, user, "line") as one, session(lockgate, user, "line") as two:
         comer = Comer(lockgate, user, "line", order)
-        until("a client waits", 5, lambda: counted(lockgate, "sessions_waiting") == 1)
+        until("a client waits", lambda: counted(lockgate, "sessions_waiting") == 1, 5)
         reload(lockgate, "sessions_max = 2", "sessions_max = 3")
         comer.join(5)
         cases.check(comer.opened is not None, f"the limit was raised, and who waited was told {comer.refused!r}")
@@ -189,7 +189,5 @@ def reload(lockgate, before, after):
     """Changes the target `line`, whose keys stand behind its name, and waits until that holds."""
     text = lockgate.config.read_text()
     head, tail = text.split('name = "line"', 1)
-    done = counted(lockgate, "reloads_total")
     lockgate.config.write_text(head + 'name = "line"' + tail.replace(before, after, 1))
-    lockgate.process.send_signal(signal.SIGHUP)
-    until("the reload is done", 10, lambda: counted(lockgate, "reloads_total") > done)
+    lockgate.reload()

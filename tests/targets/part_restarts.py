@@ -7,8 +7,9 @@ import subprocess
 import threading
 import time
 
-from common import DATABASE, Cases, attempt, door, ends, pilot, transcript, until
+from common import DATABASE, Cases, attempt, door, ends, pilot, transcript
 from support import gateway, machine, postgres, wire
+from support.machine import until
 
 # What a client may be told while its server stops, is down and starts: the server's own words, or the gateway's of them.
 STOPPING = {"57P01", "57P02", "57P03", "08001", "08006"}
@@ -58,10 +59,10 @@ def down_at_start(lockgate, user, late, cases):
     status, page = lockgate.get("/readyz")
     cases.check(status == 200 and "late" in page, f"/readyz with one target down: {status} {page}")
     late.again()
-    served = until("the target is served", BACK_SECONDS_MAX, lambda: attempt(lockgate, user, "late")[0])
+    served = until("the target is served", lambda: attempt(lockgate, user, "late")[0], BACK_SECONDS_MAX)
     cases.check(served.simple("SELECT 1") == [[b"1"]], "the late target does not serve")
     served.close()
-    until("/readyz has no more to say", BACK_SECONDS_MAX, lambda: "late" not in lockgate.get("/readyz")[1])
+    until("/readyz has no more to say", lambda: "late" not in lockgate.get("/readyz")[1], BACK_SECONDS_MAX)
 
 
 # ----- ways to stop --------------------------------------------------------------------------------------------------
@@ -134,15 +135,15 @@ def restarted(lockgate, user, server, name, stop, cases):
     server.sql("TRUNCATE kept", DATABASE)
     over = threading.Event()
     clients = [Client(lockgate, user, number, over) for number in range(CLIENTS)]
-    until("all clients are served", 10, lambda: all(client.acknowledged for client in clients))
+    until("all clients are served", lambda: all(client.acknowledged for client in clients), 10)
     stop(server)
     if name not in STAYS:
         server.process.wait(60)
         time.sleep(0.2)
         again(server)
-    until("the server answers", 60, lambda: answers(server))
+    until("the server answers", lambda: answers(server), 60)
     back = time.monotonic()
-    until(f"{name}: everybody is served again", 60, lambda: all(client.served > back for client in clients))
+    until(f"{name}: everybody is served again", lambda: all(client.served > back for client in clients), 60)
     seconds = time.monotonic() - back
     over.set()
     for client in clients:
@@ -187,8 +188,8 @@ def pgbenched(lockgate, user, server, cases):
     cases.check(running.returncode == 2 and "terminating connection" in words, f"pgbench: exit {running.returncode}: {words[-500:]}")
     server.process.wait(60)
     again(server)
-    until("the server answers", 60, lambda: answers(server))
-    until("a session is served", BACK_SECONDS_MAX, lambda: probe(lockgate, user))
+    until("the server answers", lambda: answers(server), 60)
+    until("a session is served", lambda: probe(lockgate, user), BACK_SECONDS_MAX)
     done = subprocess.run([*argv, "-t", "200"], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     cases.check(done.returncode == 0 and "800/800" in done.stdout, f"pgbench afterwards: {done.stdout[-300:]}{done.stderr[-300:]}")
 
