@@ -30,12 +30,26 @@ def query(sql):
     return message(b"Q", text(sql))
 
 
+def opened_portal(query):
+    return parse(query) + message(b"B", b"portal\0\0" + b"\0" * 6)
+
+
+def execute_portal(rows):
+    return message(b"E", b"portal\0" + struct.pack("!I", rows))
+
+
 # What a client sends; each answer is waited for before the next is sent, up to ReadyForQuery or, for ..., nothing.
 CONVERSATIONS = {
     "query": [query("SELECT n, repeat('x', 50) FROM generate_series(1, 3) n; SELECT 2")],
     "extended": [quick("SELECT n FROM generate_series(1, 3) n") + message(b"C", b"S\0") + SYNC],
     "pipeline": [quick("SELECT 1") + SYNC + quick("SELECT 1/0") + quick("SELECT 2") + SYNC + quick("SELECT 3") + SYNC],
     "transaction": [query("BEGIN"), query("SELECT 1/0"), query("ROLLBACK")],
+    "suspended portal": [
+        query("BEGIN"),
+        opened_portal("SELECT n FROM generate_series(1, 3) n") + execute_portal(1) + SYNC,
+        execute_portal(1) + SYNC,
+        execute_portal(0) + SYNC,
+    ],
     "copy out": [query("COPY (SELECT repeat('y', 40) FROM generate_series(1, 3)) TO STDOUT")],
     "copy in": [query("CREATE TEMP TABLE c (t text)"), query("COPY c FROM STDIN") + message(b"d", b"a\n") + message(b"c")],
     "function call": [message(b"F", struct.pack("!IHHH", 1598, 0, 0, 0))],  # random()
@@ -133,7 +147,8 @@ def read_on(opened, got, readies):
     """Reads up to so many ReadyForQuery more, or to the end of the stream."""
     wanted = ready_count(got) + readies
     while ready_count(got) < wanted:
-        data = opened.socket.recv(1 << 16)
+        # Through the session's buffer: what came right behind the last answer stands there.
+        data = opened.stream.read1(1 << 16)
         if not data:
             return got, True
         got += data
@@ -143,7 +158,7 @@ def read_on(opened, got, readies):
 def drain(opened):
     rest = b""
     try:
-        while data := opened.socket.recv(1 << 16):
+        while data := opened.stream.read1(1 << 16):
             rest += data
     except OSError:
         pass
@@ -226,6 +241,13 @@ def parsed(lockgate, opened):
     opened.read()
 
 
+def suspended(lockgate, opened):
+    opened.simple("BEGIN")
+    opened.socket.sendall(opened_portal("SELECT generate_series(1, 3)") + execute_portal(1) + FLUSH)
+    while opened.read()[0] != b"s":
+        pass
+
+
 def in_pipeline(lockgate, opened):
     opened.socket.sendall(quick("SELECT pg_sleep(20)") + SYNC + quick("SELECT 1") + SYNC)
     # ParseComplete, BindComplete, RowDescription may come or not; nothing else does.
@@ -260,6 +282,7 @@ MOMENTS = {
     "in a failed transaction": in_failed_transaction,
     "a query runs": running,
     "parsed and flushed": parsed,
+    "a portal is suspended": suspended,
     "a pipeline runs": in_pipeline,
     "COPY data goes in": copying_in,
     "behind an error": refused_stand_in,
