@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use crate::desk::{Desk, Shutdown};
 use crate::handover::LINE_BYTES_MAX;
+use crate::succession::HandOver;
 use crate::{Event, Reply};
 
 /// Cancel requests under way to other processes at once; whoever floods finds the way closed, and nothing else is.
@@ -113,10 +114,21 @@ impl Desk {
             let before = std::mem::replace(&mut state.predecessors, drainers.clone());
             before.into_iter().filter(|pid| !drainers.contains(pid)).collect()
         };
-        for pid in gone {
+        for pid in &gone {
             info!(pid, "a process that had handed over has ended");
         }
+        if !gone.is_empty() {
+            self.listen_again();
+        }
         self.siblings_told(any);
+    }
+
+    /// A process that is killed while it waits at the sockets may take a wake-up with it into death: somebody would
+    /// then wait there until the next one comes. Whoever listens anew looks first.
+    fn listen_again(&mut self) {
+        if self.has_own_name() && self.hand_over != HandOver::Resting {
+            self.configure(|_| true, None);
+        }
     }
 
     pub(crate) fn siblings_told(&mut self, any: bool) {

@@ -61,7 +61,8 @@ impl Desk {
     pub(crate) fn configure(&mut self, fresh: impl Fn(&Door) -> bool, done: Option<Reply>) {
         let workers = self.workers.len();
         // Answers to what was said before may still be due, and come first.
-        let (mut due, mut done) = (self.unconfigured.0, done);
+        let (mut due, before) = std::mem::take(&mut self.unconfigured);
+        let mut done = done.or(before);
         for (index, worker) in self.workers.iter_mut().enumerate() {
             match doors::settings(&self.doors, &self.work, (index, workers), &fresh) {
                 Ok(settings) => {
@@ -124,6 +125,8 @@ impl Desk {
             Ok(listening) => {
                 tokio::spawn(listening);
                 self.announced = true;
+                // It counts as long as it is there; of one that is dead already its end is noticed next.
+                self.status.state().predecessors = predecessor.into_iter().collect();
                 self.siblings_told(predecessor.is_some());
                 self.reload_siblings(Event::Announced { done });
             }

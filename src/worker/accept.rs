@@ -45,7 +45,8 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// Listens on more sockets, and by these rules from now on.
+    /// Listens on these sockets in place of those it had for the address, if there are any; and by these rules from now
+    /// on.
     pub(crate) fn listen(
         &mut self,
         address: SocketAddr,
@@ -60,6 +61,10 @@ impl<D: Driver> Worker<D> {
         let tls = tls.map(|tls| Arc::new(Front::new(tls)));
         match self.listeners.iter_mut().find(|listening| listening.address == address) {
             Some(listening) => {
+                if listening.open && !ids.is_empty() {
+                    listening.sockets.iter().for_each(|socket| self.ring.stop_listening(*socket));
+                }
+                // What came in at the others may not have been told yet.
                 listening.sockets.extend(ids);
                 listening.open = true;
                 listening.rules = rules;

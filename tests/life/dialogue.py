@@ -299,10 +299,10 @@ def dies_meanwhile(place):
         must(says(successor, "has died; this one takes its place"), successor.log.read_text())
         done = []
         for _ in range(8):
-            # While the kernel clears away a dead io_uring, it may wake that for one of them, who waits for the next then.
+            # While the kernel clears away a dead io_uring, it may wake that for one of them, who waits until it is noticed.
             threading.Thread(target=lambda: done.append(session(lockgate).close()), daemon=True).start()
             time.sleep(0.1)
-        until("who comes is served", lambda: len(done) >= 7)
+        until("who comes is served", lambda: len(done) == 8, 5)
         until("nobody waits for the dead", lambda: lockgate.figure("predecessors") == 0)
         lockgate.hand_over()
         lockgate.end()
