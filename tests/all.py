@@ -88,8 +88,9 @@ def stages():
         Stage(
             "protocol",
             "random sequences of messages, directly and through",
-            [script(HERE / "protocol/run", "--seeds", 300)],
-            full=[script(HERE / "protocol/run", "--seeds", 10000)],
+            [script(HERE / "protocol/run", "--seeds", 300)]
+            + [script(HERE / "protocol/run", "wire", "greeting", "tls", "replication", "--server", "newest", "--driver", "epoll")],
+            full=[script(HERE / "protocol/run", "--seeds", 10000, "--driver", driver) for driver in DRIVERS],
             needs="release",
         ),
         Stage(
@@ -120,21 +121,21 @@ def stages():
             "reload, hand-over, drain, health",
             [script(HERE / "life/run", "--seconds", 10)]
             + [script(HERE / "life/run", "--seconds", 10, "--driver", "epoll", "load-tls", "generations", "cancel")],
-            full=[script(HERE / "life/run", "--seconds", 300, "--driver", driver) for driver in ("io_uring", "epoll")],
+            full=[script(HERE / "life/run", "--seconds", 300, "--driver", driver) for driver in DRIVERS],
             needs="release",
         ),
         Stage(
             "targets",
             "targets that fail, fail over, or are full",
             [script(HERE / "targets/run")],
-            full=[script(HERE / "targets/run", "--full", "--driver", driver) for driver in ("io_uring", "epoll")],
+            full=[script(HERE / "targets/run", "--full", "--driver", driver) for driver in DRIVERS],
             needs="release",
         ),
         Stage(
             "hostile",
             "hostile peers, while others go about their work",
             [script(HERE / "hostile/run")],
-            full=[script(HERE / "hostile/run", "--full", "--driver", driver) for driver in ("io_uring", "epoll")],
+            full=[script(HERE / "hostile/run", "--full", "--driver", driver) for driver in DRIVERS],
             needs="release",
         ),
         Stage(
@@ -161,6 +162,13 @@ def stages():
             [],
             full=[["cargo", "test", "--release", "--locked", "-p", "lockgate-lane", "--lib", "mutated"]],
             env={"LOCKGATE_MUTATIONS": "1000000"},
+        ),
+        Stage(
+            "simulator",
+            "ten thousand seeds of each kind (with --full)",
+            [],
+            full=[["cargo", "test", "--release", "--locked", "-p", "lockgate-worker", "--lib", "sim::"]],
+            env={"LOCKGATE_SEEDS": "10000"},
         ),
         Stage(
             "bench",

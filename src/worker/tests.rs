@@ -271,11 +271,17 @@ fn listeners_come_and_go_and_sessions_notice_nothing(driver: DriverKind) {
     let mut first = Client::connect(&gate, false);
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, kept) = (socket.local_addr().unwrap(), socket.try_clone().unwrap());
+    let again = socket.try_clone().unwrap();
     gate.configure(vec![(address, vec![socket])], Limits::default());
     assert!(gate::until(|| TcpStream::connect(gate.address).is_err().then_some(true)));
     assert_eq!(first.query("SELECT 1"), "echo SELECT 1");
     let mut second = Client::connect_to(&gate, address);
     assert_eq!(second.query("SELECT 2"), "echo SELECT 2");
+    // It listens anew, in place of what it listened on.
+    gate.configure(vec![(address, vec![again])], Limits::default());
+    let mut another = Client::connect_to(&gate, address);
+    assert_eq!(another.query("SELECT 2"), "echo SELECT 2");
+    another.end();
 
     // It rests: whoever comes waits at the socket, for whoever listens next.
     gate.configure(Vec::new(), Limits::default());

@@ -5,14 +5,12 @@ import os
 import random
 import selectors
 import signal
-import socket
 import struct
 import time
 
 from support import wire
-from support.machine import Trouble
 
-from .field import DATABASE, Attack, Peer, inside_tls, knock, last_words, reset, sqlstate, startup
+from .field import DATABASE, Attack, Peer, knock, reset, sqlstate, startup
 
 POINT = b"SELECT name FROM public.items WHERE id = "
 

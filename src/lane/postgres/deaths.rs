@@ -440,25 +440,11 @@ fn a_server_that_dies_anywhere_in_a_session_is_told_and_recorded() {
     kill_everywhere("too long a query", &Settings { limits, ..Settings::default() }, &lines, &mut seen);
 
     // Every row of the server's table has been died in, and every state of the client's.
-    use Awaited as A;
-    for awaited in [
-        A::Nothing,
-        A::Query,
-        A::Parse,
-        A::Bind,
-        A::StatementParameters,
-        A::StatementColumns,
-        A::PortalColumns,
-        A::Execute,
-        A::Close,
-        A::Ready,
-        A::FunctionCall,
-        A::Refusal,
-    ] {
+    for awaited in Awaited::ALL {
         let row = format!("{awaited:?} ");
         assert!(seen.keys().any(|state| state.starts_with(&row)), "{awaited:?} is missing: {seen:?}");
     }
-    for state in [ClientState::Open, ClientState::Skipping, ClientState::CopyIn, ClientState::CopyBoth] {
+    for state in ClientState::ALL {
         let column = format!(" {state:?}");
         assert!(seen.keys().any(|seen| seen.ends_with(&column)), "{state:?} is missing: {seen:?}");
     }

@@ -87,6 +87,27 @@ pub(super) enum Awaited {
     Refusal,
 }
 
+#[cfg(test)]
+impl Awaited {
+    pub(super) const ALL: [Awaited; 12] = {
+        use Awaited as A;
+        [
+            A::Nothing,
+            A::Query,
+            A::Parse,
+            A::Bind,
+            A::StatementParameters,
+            A::StatementColumns,
+            A::PortalColumns,
+            A::Execute,
+            A::Close,
+            A::Ready,
+            A::FunctionCall,
+            A::Refusal,
+        ]
+    };
+}
+
 impl Expect {
     fn awaited(&self) -> Awaited {
         match self {

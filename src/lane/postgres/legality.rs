@@ -20,6 +20,12 @@ pub(super) enum ClientState {
     CopyBoth,
 }
 
+#[cfg(test)]
+impl ClientState {
+    pub(super) const ALL: [ClientState; 4] =
+        [ClientState::Open, ClientState::Skipping, ClientState::CopyIn, ClientState::CopyBoth];
+}
+
 /// What is done with a client's message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ClientMove {
@@ -97,27 +103,13 @@ mod tests {
     #[test]
     fn the_tables_are_what_they_were() {
         let mut drawn = String::new();
-        for state in [ClientState::Open, ClientState::Skipping, ClientState::CopyIn, ClientState::CopyBoth] {
+        for state in ClientState::ALL {
             for want in [ClientMove::Judge, ClientMove::Copy, ClientMove::Skip] {
                 let kinds = printable((0..=255).filter(|&kind| client(state, kind) == want));
                 writeln!(drawn, "client {state:?} {want:?}: {kinds}").unwrap();
             }
         }
-        use Awaited as A;
-        for awaited in [
-            A::Nothing,
-            A::Query,
-            A::Parse,
-            A::Bind,
-            A::StatementParameters,
-            A::StatementColumns,
-            A::PortalColumns,
-            A::Execute,
-            A::Close,
-            A::Ready,
-            A::FunctionCall,
-            A::Refusal,
-        ] {
+        for awaited in Awaited::ALL {
             for copying in [false, true] {
                 let kinds = printable((0..=255).filter(|&kind| server(awaited, copying, kind)));
                 writeln!(drawn, "server {awaited:?}{}: {kinds}", if copying { " copying" } else { "" })
