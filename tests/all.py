@@ -64,6 +64,7 @@ def cargo_tests():
 
 def stages():
     deny = ["cargo", "deny", "--locked", "check", "licenses", "bans", "sources"]
+    fuzz_lock = ["cargo", "tree", "--locked", "--manifest-path", "fuzz/Cargo.toml", "--depth", "0"]
     return [
         Stage("format", "cargo fmt", [["cargo", "fmt", "--all", "--check"]]),
         Stage("clippy", "no warning", [["cargo", "clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]]),
@@ -74,7 +75,7 @@ def stages():
             [["cargo", "doc", "--workspace", "--no-deps", "--locked", "--document-private-items"]],
             env={"RUSTDOCFLAGS": "-D warnings -A rustdoc::private-intra-doc-links"},
         ),
-        Stage("dependencies", "licences, bans, sources", [deny]),
+        Stage("dependencies", "licences, bans, sources, lock files", [deny, fuzz_lock]),
         Stage("release", "the release build", [["cargo", "build", "--release", "--locked", "-p", "lockgate", "-p", "lockgate-replay", "-p", "lockgate-hostile"]]),
         Stage("demo", "./demo --once", [script(HERE / "demo.py", "--once")], needs="release"),
         Stage("drivers", "psycopg 3, psql, pgbench, with and without TLS", [script(HERE / "drivers/run")], needs="release"),
