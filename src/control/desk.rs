@@ -450,7 +450,7 @@ impl Desk {
                 (Some(reason), before) if before.as_ref() != Some(reason) => error!(
                     worker,
                     reason,
-                    "the recording has failed: the worker forwards no command until it can record again"
+                    "the recording fails: as soon as the worker has nowhere to record to, it forwards no command"
                 ),
                 (None, Some(_)) => info!(worker, "the worker can record again"),
                 _ => {}

@@ -28,10 +28,7 @@ impl<D: Driver> Worker<D> {
                 self.mail.send(Notice::Configured { worker: self.index });
             }
             Order::Segment { number, file, path } => self.recorder.supply(Segment { number, file, path }),
-            Order::SegmentFailed { error } => {
-                self.recorder.refuse(&error, &mut self.mail);
-                self.end_if_recording_is_down();
-            }
+            Order::SegmentFailed { error } => self.recorder.refuse(&error),
             Order::Cancel { request, from, ticket } => {
                 let requester = match from {
                     CancelFrom::Worker(worker) => Requester::Peer { worker, ticket },

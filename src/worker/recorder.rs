@@ -32,7 +32,7 @@ const BACKLOG_BYTES_BEHIND: usize = 4 << 20;
 const BACKLOG_BYTES_MAX: usize = 16 << 20;
 /// Reading goes on when the backlog has fallen to this.
 const BACKLOG_BYTES_LOW: usize = 2 << 20;
-/// A write that takes longer has failed, whatever becomes of it.
+/// A write that takes longer has failed, whatever becomes of it; and so has control if no segment came in this time.
 const WRITE_NS_MAX: u64 = 10_000_000_000;
 /// While there is no segment, control is asked again this often.
 const ASK_AGAIN_NS: u64 = 1_000_000_000;
@@ -62,6 +62,10 @@ pub(crate) struct Recorder {
     next: Option<Segment>,
     /// Number of the segment that control was asked for, and when.
     asked: Option<(u64, u64)>,
+    /// Why the segment that was asked for cannot be had; it may be asked for long before it is needed.
+    refused: Option<String>,
+    /// Since when there is none to write into.
+    missing_since_ns: Option<u64>,
     /// When the oldest record that waits came.
     waiting_since_ns: Option<u64>,
     /// When the write in flight was begun.
@@ -74,6 +78,8 @@ pub(crate) struct Recorder {
     alarm: bool,
     holding: bool,
     end: End,
+    /// Bytes that were given up at the end, if it could not be written.
+    lost: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +111,8 @@ impl Recorder {
             file: None,
             next: Some(segment),
             asked: None,
+            refused: None,
+            missing_since_ns: None,
             waiting_since_ns: None,
             launched_ns: 0,
             last: false,
@@ -112,6 +120,7 @@ impl Recorder {
             alarm: false,
             holding: false,
             end: End::Open,
+            lost: None,
         }
     }
 
@@ -148,6 +157,7 @@ impl Recorder {
     /// When the recorder wants a turn though nothing else happens.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         let write = self.writer.is_busy().then(|| self.launched_ns + WRITE_NS_MAX);
+        let write = write.or(self.missing_since_ns.map(|since| since + WRITE_NS_MAX));
         let age = if self.writer.is_busy() || self.file.is_none() {
             None
         } else {
@@ -169,13 +179,12 @@ impl Recorder {
     /// A segment file came from control.
     pub(crate) fn supply(&mut self, segment: Segment) {
         self.next = Some(segment);
+        self.refused = None;
     }
 
-    /// No segment can be had.
-    pub(crate) fn refuse(&mut self, error: &str, mail: &mut Mail) {
-        if self.writer.needs_segment() {
-            self.fail(format!("there is no file to record into: {error}"), mail);
-        }
+    /// No segment can be had. That matters when the one at hand is full: see [`Recorder::pump`].
+    pub(crate) fn refuse(&mut self, error: &str) {
+        self.refused = Some(format!("there is no file to record into: {error}"));
     }
 
     /// The end of a turn: begins what is due. `gated`: commands wait for their records.
@@ -189,6 +198,7 @@ impl Recorder {
         let (now, counters) = (turn.now, turn.counters);
         self.watch(turn);
         self.begin_segment(ring, now, turn.mail);
+        self.miss(now, turn.mail);
         self.ask(now, turn.mail);
         if draft.is_empty() {
             self.waiting_since_ns = None;
@@ -264,6 +274,20 @@ impl Recorder {
         self.end == End::Done
     }
 
+    /// What became of it, once it is done.
+    ///
+    /// # Errors
+    /// The end could not be written.
+    pub(crate) fn outcome(&self) -> io::Result<()> {
+        match self.lost {
+            None => Ok(()),
+            Some(bytes) => Err(io::Error::other(format!(
+                "the end of the recording could not be written, {bytes} bytes of it are lost: {}",
+                self.down.as_deref().unwrap_or("it took too long")
+            ))),
+        }
+    }
+
     fn is_due(&self, draft: &Draft, now: Time, gated: bool) -> bool {
         let old = self.waiting_since_ns.is_some_and(|since| now.monotonic_ns >= since + BLOCK_AGE_NS);
         !self.writer.is_busy()
@@ -291,6 +315,21 @@ impl Recorder {
                 ring.write(id, write.offset, write.buf, write.token);
             }
             Err(error) => self.fail(format!("segment {path} is of no use: {error}"), mail),
+        }
+    }
+
+    /// Without a segment nothing can be recorded: as soon as it is known that none comes, or none has come in time.
+    fn miss(&mut self, now: Time, mail: &mut Mail) {
+        if !self.writer.needs_segment() || !self.goes_on() || self.down.is_some() {
+            self.missing_since_ns = None;
+            return;
+        }
+        let since = *self.missing_since_ns.get_or_insert(now.monotonic_ns);
+        let late = now.monotonic_ns >= since + WRITE_NS_MAX;
+        let why = late.then(|| String::from("no file to record into has come"));
+        if let Some(why) = self.refused.clone().or(why) {
+            self.missing_since_ns = None;
+            self.fail(why, mail);
         }
     }
 
@@ -352,11 +391,7 @@ impl Recorder {
         };
         let hopeless = self.down.is_some() && self.next.is_none() && !self.writer.is_busy();
         if now.monotonic_ns >= until_ns || hopeless {
-            tracing::error!(
-                worker = self.worker,
-                bytes_lost = draft.len(),
-                "the end of the recording could not be written"
-            );
+            self.lost = Some(draft.len());
             self.end = End::Done;
             return;
         }

@@ -256,7 +256,7 @@ impl<D: Driver> Worker<D> {
         while !self.is_over() {
             self.turn(&mut events)?;
         }
-        Ok(())
+        self.recorder.outcome()
     }
 
     /// One turn.

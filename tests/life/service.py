@@ -149,12 +149,24 @@ def unrecorded(place):
         must('"what":"recording"' in page, page)
         must(lockgate.get("/healthz")[0] == 200, "a restart would mend no disk")
         must(lockgate.figure('recording_failed{worker="0"}') == 1, "figures")
+        until("no command passes", lambda: is_unrecorded(lockgate))
+        must(all(is_unrecorded(lockgate) for _ in range(5)), "a command passes though nothing is recorded")
         series.unlink()
         aside.rename(series)
         until("ready again", lambda: lockgate.get("/readyz")[0] == 200)
         with session(lockgate) as asked:
             must(one(asked.simple("SELECT 1")) == b"1", "it does not go on")
         lockgate.end()
+
+
+def is_unrecorded(lockgate):
+    """Asks much; whether the answer is that nothing can be recorded."""
+    try:
+        with session(lockgate) as asked:
+            asked.simple(f"SELECT '{'recorded ' * 10000}'")
+    except wire.Refused as refusal:
+        return refusal.fields["C"] == "58030"
+    return False
 
 
 def filled(lockgate):

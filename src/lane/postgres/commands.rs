@@ -38,6 +38,7 @@ impl Session {
             return Ok(());
         }
         self.flush(turn);
+        self.unsynced = false;
         relay(turn.out, Side::Server, message, origin, 0..message.len());
         let mut running = self.running(command, &understood, turn);
         self.follow(text, &understood, &mut running);
@@ -66,6 +67,7 @@ impl Session {
             return Ok(());
         }
         self.flush(turn);
+        self.unsynced = false;
         relay(turn.out, Side::Server, message, origin, 0..message.len());
         let running = self.running(command, &understood, turn);
         self.expects.push(Expect::FunctionCall(running));

@@ -53,6 +53,8 @@ pub(super) struct Session {
     pub(super) pending: Vec<u8>,
     pub(super) pending_expects: Vec<Expect>,
     pub(super) state: ClientState,
+    /// The server has a part of a pipeline, and no Sync behind it yet: what it did is not committed.
+    pub(super) unsynced: bool,
     stream: Option<Stream>,
     /// Status of the last ReadyForQuery.
     pub(super) status: u8,
@@ -97,6 +99,7 @@ impl Session {
             pending: Vec::new(),
             pending_expects: Vec::new(),
             state: ClientState::Open,
+            unsynced: false,
             stream: None,
             status,
             generation: 0,
@@ -137,7 +140,8 @@ impl Session {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.status == b'I' && self.expects.is_empty() && self.pending.is_empty() && self.stream.is_none()
+        let between = self.state == ClientState::Open && !self.unsynced && self.pending.is_empty();
+        between && self.status == b'I' && self.expects.is_empty() && self.stream.is_none()
     }
 
     pub(super) fn is_blocked(&self) -> bool {
@@ -249,6 +253,7 @@ impl Session {
             frontend::SYNC => {
                 self.pend(message, Expect::Sync);
                 self.flush(turn);
+                self.unsynced = false;
                 self.state = ClientState::Open;
                 Ok(())
             }
@@ -312,6 +317,7 @@ impl Session {
         turn.out.send(Side::Server, |arena| arena.extend_from_slice(pending));
         self.pending.clear();
         self.pending.shrink_to(PIPELINE_BYTES_MAX);
+        self.unsynced |= !self.pending_expects.is_empty();
         for expect in self.pending_expects.drain(..) {
             self.expects.push(expect);
         }

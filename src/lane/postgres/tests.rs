@@ -650,6 +650,34 @@ fn a_pipeline_goes_on_at_sync_and_not_before() {
 }
 
 #[test]
+fn nobody_is_idle_whose_pipeline_has_no_sync_yet() {
+    let settings = settings(READ_ONLY);
+    let mut rig = standing(&settings);
+    assert!(rig.lane.is_idle());
+    rig.client(&[parse("", "BEGIN"), bind("", "", &[]), execute("")].concat());
+    assert!(!rig.lane.is_idle(), "it is held");
+    rig.client(&empty(frontend::FLUSH));
+    let answers = [empty(backend::PARSE_COMPLETE), empty(backend::BIND_COMPLETE), complete("SET")].concat();
+    rig.server(&answers);
+    assert!(!rig.lane.is_idle(), "everything is answered and nothing is committed");
+    rig.client(&sync());
+    assert!(!rig.lane.is_idle());
+    rig.server(&idle(b'I'));
+    assert!(rig.lane.is_idle());
+
+    rig.client(&[parse("", "DROP TABLE t"), empty(frontend::FLUSH)].concat());
+    rig.server(&error("ERROR", "42601"));
+    assert!(!rig.lane.is_idle(), "what follows up to Sync is skipped");
+    rig.client(&sync());
+    rig.server(&idle(b'I'));
+    assert!(rig.lane.is_idle());
+
+    rig.client(&[parse("s", "BEGIN"), empty(frontend::FLUSH), query("BEGIN")].concat());
+    rig.server(&[empty(backend::PARSE_COMPLETE), complete("BEGIN"), idle(b'I')].concat());
+    assert!(rig.lane.is_idle(), "a Query ends what stood open");
+}
+
+#[test]
 fn answers_are_matched_one_by_one() {
     let asked = [
         parse("s", "SELECT 1"),

@@ -213,6 +213,7 @@ impl Bench {
                 let report = verify(self.folder.path()).unwrap();
                 assert!(report.ok(), "{report:?}");
                 assert!(self.draft.is_empty());
+                self.recorder.outcome().unwrap();
                 return;
             }
         }
@@ -379,7 +380,7 @@ fn without_a_segment_the_recording_is_down_and_asks_again() {
     bench.pump(true);
     bench.fails();
     bench.pump(false);
-    bench.recorder.refuse("disk full", &mut bench.mail);
+    bench.recorder.refuse("disk full");
     assert_eq!(bench.notices(), ["failed", "wanted 1"]);
     bench.later(ASK_AGAIN_NS - 1);
     bench.pump(false);
@@ -387,6 +388,57 @@ fn without_a_segment_the_recording_is_down_and_asks_again() {
     bench.later(1);
     bench.pump(false);
     assert_eq!(bench.notices(), ["wanted 1"]);
+}
+
+/// A segment that is full, and the next of which control has only this to say.
+fn filled(answer: impl Fn(&mut Recorder)) -> Bench {
+    let mut bench = Bench::new(Durability::Async);
+    for _ in 0..1_000 {
+        bench.push(BLOCK_BYTES);
+        bench.pump(false);
+        for notice in bench.notices() {
+            assert_eq!(notice, "wanted 1");
+            answer(&mut bench.recorder);
+            bench.pump(false);
+            assert_eq!(bench.recorder.down(), None, "there is room in the segment at hand");
+        }
+        if !bench.written() {
+            return bench;
+        }
+        if bench.recorder.writer.needs_segment() {
+            break;
+        }
+    }
+    bench
+}
+
+#[test]
+fn a_refusal_ahead_of_time_counts_when_the_segment_is_full() {
+    let mut bench = filled(|recorder| recorder.refuse("disk full"));
+    bench.pump(false);
+    assert!(bench.recorder.down().is_some_and(|why| why.contains("disk full")));
+    assert!(bench.recorder.take_alarm());
+    assert_eq!(bench.notices()[0], "failed");
+    bench.recorder.supply(segment(&bench.folder, 1));
+    bench.pump(false);
+    bench.written();
+    assert_eq!(bench.recorder.down(), None);
+    bench.end();
+}
+
+#[test]
+fn a_segment_that_does_not_come_counts_as_refused() {
+    let mut bench = filled(|_| ());
+    bench.pump(false);
+    assert_eq!(bench.recorder.down(), None);
+    assert_eq!(bench.recorder.deadline_ns(), Some(bench.now.monotonic_ns + WRITE_NS_MAX));
+    bench.later(WRITE_NS_MAX - 1);
+    bench.pump(false);
+    assert_eq!(bench.recorder.down(), None);
+    bench.later(1);
+    bench.pump(false);
+    assert!(bench.recorder.down().is_some());
+    assert!(bench.recorder.take_alarm());
 }
 
 #[test]
@@ -415,4 +467,5 @@ fn an_end_without_a_disk_gives_up() {
     bench.later(FINISH_NS_MAX);
     bench.pump(false);
     assert!(bench.recorder.is_done());
+    assert!(bench.recorder.outcome().is_err());
 }
