@@ -51,7 +51,9 @@ pub fn clients(ca: &Path, crl: Option<&Path>) -> Result<Arc<dyn ClientCertVerifi
         builder = builder.with_crls(revocations(crl).map_err(of_crl)?).enforce_revocation_expiration();
     }
     builder.allow_unauthenticated().build().map_err(|error| match error {
-        VerifierBuilderError::InvalidCrl(error) => of_crl(format!("it cannot be used: {error:?}")),
+        VerifierBuilderError::InvalidCrl(_) => {
+            of_crl(String::from("it is no certificate revocation list that can be read"))
+        }
         error => of_ca(format!("{} cannot be used: {error}", ca.display())),
     })
 }

@@ -209,7 +209,9 @@ impl Desk {
             return;
         }
         match changes.is_empty() {
-            true => info!("reloaded; nothing is other than it was"),
+            true => info!(
+                "reloaded; the configuration says what it said, and certificates and revocation lists were read again"
+            ),
             false => info!(changes = changes.join("; "), "reloaded"),
         }
         self.publisher.adopt_staged();
