@@ -48,7 +48,7 @@ class User:
     name: str
     groups: list[str]
     # None: it has none, only a certificate.
-    password: str | None = dataclasses.field(default_factory=lambda: secrets.token_urlsafe(18))
+    password: str | None = dataclasses.field(default_factory=lambda: secrets.token_hex(18))
     certificate_name: str | None = None
     # Lines of the configuration beside those above.
     more: dict = dataclasses.field(default_factory=dict)

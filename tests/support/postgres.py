@@ -38,7 +38,7 @@ class Server:
         self.data = self.folder / "data"
         self.log = self.folder / "server.log"
         self.superuser = superuser
-        self.password = secrets.token_urlsafe(18)
+        self.password = secrets.token_hex(18)
         self.auth = auth
         self.tls = tls
         self.settings = {**SETTINGS, **(settings or {})}
@@ -183,7 +183,7 @@ class Server:
 
     def account(self, name, database=None, superuser=False):
         """Makes a role with a password, and a database of its own if one is named; returns the password."""
-        password = secrets.token_urlsafe(18)
+        password = secrets.token_hex(18)
         self.sql(f"CREATE ROLE \"{name}\" LOGIN {'SUPERUSER' if superuser else ''} PASSWORD '{password}'")
         if database:
             self.sql(f'CREATE DATABASE "{database}" OWNER "{name}"')
