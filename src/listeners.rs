@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use lockgate_bridge::ServerTls;
 use lockgate_control::Door;
@@ -16,6 +18,9 @@ use crate::tls;
 
 /// Connections that the kernel completes before a worker accepts them.
 const BACKLOG: u32 = 1024;
+/// How long an address may be somebody else's before that is an error, and how often it is tried.
+const CLEARED_MAX: Duration = Duration::from_secs(3);
+const CLEARED_AGAIN: Duration = Duration::from_millis(20);
 
 /// Every door of the configuration, each with the sockets that `held` has for it. Where it has none, as many are bound
 /// as there are workers; a door whose address is in `kept` goes without, because its sockets are elsewhere in use.
@@ -121,11 +126,20 @@ fn bound<T>(socket: io::Result<T>, address: &impl fmt::Display) -> Result<T, Str
     })
 }
 
-/// SO_REUSEPORT would let a second gateway of the same user share the port, and take some of its clients.
+/// SO_REUSEPORT would let a second gateway of the same user share the port, and take some of its clients. A gateway that
+/// was killed holds its sockets until the kernel has cleared its ring away, a moment after its process has ended.
 fn refuse_foreign(bind: SocketAddr) -> Result<(), String> {
-    match bind.port() {
-        0 => Ok(()),
-        _ => bound(TcpListener::bind(bind), &bind).map(drop),
+    if bind.port() == 0 {
+        return Ok(());
+    }
+    let until = Instant::now() + CLEARED_MAX;
+    loop {
+        match TcpListener::bind(bind) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                thread::sleep(CLEARED_AGAIN);
+            }
+            tried => return bound(tried, &bind).map(drop),
+        }
     }
 }
 
