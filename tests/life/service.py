@@ -25,7 +25,8 @@ def signals(place):
         code, page = lockgate.get("/readyz")
         must(code == 503 and "shutting down" in page, page)
         must(lockgate.get("/healthz")[0] == 200, "whoever drains is well")
-        must(not connects(lockgate.port), "who comes while it drains waits in vain instead of being refused")
+        # Each worker closes its own sockets; the one that was idle may have been quicker.
+        until("who comes while it drains is refused", lambda: not connects(lockgate.port), 5)
         must(process.poll() is None, "it did not wait for who is busy")
         begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
