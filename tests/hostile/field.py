@@ -30,10 +30,6 @@ FACTOR_MAX = 2
 # Below it a difference is the scheduler's.
 NOISE_US = 1_000
 SETTLE_SECONDS_MAX = 30
-# What any of the attacks may make the gateway hold beside what it held: (their own limits allow more only together).
-ATTACK_MIB_MAX = 192
-# What may stay with it when an attack is over.
-LEAK_MIB_MAX = 32
 
 
 class Peer(wire.Session):
@@ -238,7 +234,7 @@ class Field:
         found = re.findall(rf"^lockgate_{name}(?:{{.*?}})? (\d+)$", self.gateway.get("/metrics")[1], re.MULTILINE)
         return sum(map(int, found))
 
-    def settled(self, before, rss_slack_mib=LEAK_MIB_MAX, seconds=SETTLE_SECONDS_MAX):
+    def settled(self, before, rss_slack_mib=64, seconds=SETTLE_SECONDS_MAX):
         """Waits until sessions and descriptors are what they were; Trouble if they do not get there."""
         deadline = time.monotonic() + seconds
         while True:
@@ -326,10 +322,7 @@ def interleaved(field, attack, options):
     """
     waits, seen, before = Waits([], []), [], field.figures()
     while len(waits.quiet) < options.pairs or (not waits.within() and len(waits.quiet) < 4 * options.pairs):
-        if len(waits.attacked) == 1:
-            # What the heap keeps of one attack it has for the next: what comes on top of it, attack by attack, is a leak.
-            before = dataclasses.replace(before, rss_kib=field.settled(before, ATTACK_MIB_MAX).rss_kib)
-        field.settled(before, LEAK_MIB_MAX)
+        field.settled(before)
         waits.quiet.append(field.window(options.seconds))
         with contextlib.ExitStack() as stack:
             stack.enter_context(attack())
