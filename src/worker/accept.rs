@@ -58,13 +58,12 @@ impl<D: Driver> Worker<D> {
         for socket in sockets {
             ids.push(self.ring.listen(socket)?);
         }
+        if !ids.is_empty() {
+            self.stop_listening(|other| other == address);
+        }
         let tls = tls.map(|tls| Arc::new(Front::new(tls)));
         match self.listeners.iter_mut().find(|listening| listening.address == address) {
             Some(listening) => {
-                if listening.open && !ids.is_empty() {
-                    listening.sockets.iter().for_each(|socket| self.ring.stop_listening(*socket));
-                }
-                // What came in at the others may not have been told yet.
                 listening.sockets.extend(ids);
                 listening.open = true;
                 listening.rules = rules;

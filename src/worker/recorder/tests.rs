@@ -402,10 +402,7 @@ fn filled(answer: impl Fn(&mut Recorder)) -> Bench {
             bench.pump(false);
             assert_eq!(bench.recorder.down(), None, "there is room in the segment at hand");
         }
-        if !bench.written() {
-            return bench;
-        }
-        if bench.recorder.writer.needs_segment() {
+        if !bench.written() || bench.recorder.writer.needs_segment() {
             break;
         }
     }
