@@ -107,7 +107,7 @@ def descriptors(server, work, options):
         say(f"| {len(crowd)} connections, {OPEN_FILES} descriptors | {now} | {spent:.2f} s of processor in 3 s |")
         if spent > 1.5:
             raise Trouble(f"the gateway spins: {spent:.2f} s of processor in 3 s")
-        if field.metric("recording_failures_total") or field.gateway.get("/readyz")[0] != 200:
+        if field.gateway.total("recording_failures_total") or field.gateway.get("/readyz")[0] != 200:
             raise Trouble("recording or catalog suffer")
         for peer in crowd:
             peer.close()

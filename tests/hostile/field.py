@@ -230,10 +230,6 @@ class Field:
         descriptors = len(os.listdir(f"/proc/{self.gateway.process.pid}/fd"))
         return Figures(number("VmRSS"), descriptors, number("Threads"), self.gateway.sessions_open())
 
-    def metric(self, name):
-        found = re.findall(rf"^lockgate_{name}(?:{{.*?}})? (\d+)$", self.gateway.get("/metrics")[1], re.MULTILINE)
-        return sum(map(int, found))
-
     def settled(self, before, rss_slack_mib=64, seconds=SETTLE_SECONDS_MAX):
         """Waits until sessions and descriptors are what they were; Trouble if they do not get there."""
         deadline = time.monotonic() + seconds

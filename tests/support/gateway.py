@@ -198,16 +198,21 @@ class Gateway:
         until(f"a reload is {counted}", lambda: self.figure(f'reloads_total{{result="{counted}"}}') > before)
 
     def figure(self, name):
+        """The one with exactly this name and these labels."""
         page = self.get("/metrics")[1]
         for line in page.splitlines():
             if line.startswith(f"lockgate_{name} "):
                 return float(line.rsplit(" ", 1)[1])
         raise Trouble(f"there is no figure {name} in\n{page}")
 
+    def total(self, name):
+        """A count, whatever its labels, all together."""
+        counts = re.findall(rf"^lockgate_{name}(?:{{.*?}})? (\d+)$", self.get("/metrics")[1], re.MULTILINE)
+        return sum(map(int, counts))
+
     def sessions_open(self):
         """How many sessions the workers count, all together."""
-        counts = re.findall(r"^lockgate_sessions_open(?:\{.*?\})? (\d+)$", self.get("/metrics")[1], re.MULTILINE)
-        return sum(map(int, counts))
+        return self.total("sessions_open")
 
     def deserted(self):
         """Trouble if sessions stay when all clients have left."""

@@ -1,7 +1,6 @@
 """Sessions of a target and of an identity: refused past the limit, or in line, first come, first served."""
 
 import contextlib
-import re
 import subprocess
 import threading
 import time
@@ -32,9 +31,9 @@ def run(work, options):
             crowds(lockgate, server, user, 200 if options.full else 40, cases)
             reloaded(lockgate, user, cases)
             lockgate.deserted()
-            over = counted(lockgate, "sessions_over_limit_total")
+            over = lockgate.total("sessions_over_limit_total")
             cases.check(over > 0, f"{over} sessions over a limit were counted")
-            cases.check(counted(lockgate, "sessions_waiting") == 0, "sessions wait though nobody is there")
+            cases.check(lockgate.total("sessions_waiting") == 0, "sessions wait though nobody is there")
         sessions = ends(lockgate)
         cases.check(all(one["outcome"] != "open" for one in sessions), "sessions without an end in the recording")
     return cases.result()
@@ -44,10 +43,6 @@ def limited(server, name, **more):
     target = gateway.target_of(server, DATABASE, name=name)
     target.more = more
     return target
-
-
-def counted(lockgate, name):
-    return sum(map(int, re.findall(rf"^lockgate_{name}(?:{{.*?}})? (\d+)$", lockgate.get("/metrics")[1], re.MULTILINE)))
 
 
 def is_refused(refused, words):
@@ -94,7 +89,7 @@ def lines(lockgate, user, cases):
         waiting = []
         for number in (1, 2):
             waiting.append(Comer(lockgate, user, "line", order))
-            until("a client waits", lambda: counted(lockgate, "sessions_waiting") == number, 5)
+            until("a client waits", lambda: lockgate.total("sessions_waiting") == number, 5)
         opened, refused = attempt(lockgate, user, "line")
         cases.check(opened is None and is_refused(refused, "target.queue_max"), f"past the line: {opened} {refused!r}")
         first.close()
@@ -115,7 +110,7 @@ def leavers(lockgate, user, cases):
     """Whoever leaves the line is in nobody's way."""
     with session(lockgate, user, "patient") as first, session(lockgate, user, "patient"):
         leaver(lockgate, user)
-        until("a client that left waits no more", lambda: counted(lockgate, "sessions_waiting") == 0, 5)
+        until("a client that left waits no more", lambda: lockgate.total("sessions_waiting") == 0, 5)
         first.close()
         again = until("its place is another's", lambda: attempt(lockgate, user, "patient")[0], 5)
         cases.check(again.simple("SELECT 1") == [[b"1"]], "whoever came behind one that left was not served")
@@ -126,7 +121,7 @@ def leaver(lockgate, user):
     """Waits in line and goes away without a word."""
     argv = ["psql", "-XAtq", "-c", "SELECT 1", "dbname=patient"]
     psql = subprocess.Popen(argv, env=lockgate.client_env(user), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    until("the leaver waits", lambda: counted(lockgate, "sessions_waiting") == 1, 5)
+    until("the leaver waits", lambda: lockgate.total("sessions_waiting") == 1, 5)
     psql.kill()
     psql.wait()
 
@@ -175,7 +170,7 @@ def reloaded(lockgate, user, cases):
     order = []
     with session(lockgate, user, "line") as one, session(lockgate, user, "line") as two:
         comer = Comer(lockgate, user, "line", order)
-        until("a client waits", lambda: counted(lockgate, "sessions_waiting") == 1, 5)
+        until("a client waits", lambda: lockgate.total("sessions_waiting") == 1, 5)
         reload(lockgate, "sessions_max = 2", "sessions_max = 3")
         comer.join(5)
         cases.check(comer.opened is not None, f"the limit was raised, and who waited was told {comer.refused!r}")
