@@ -34,7 +34,7 @@ CLOSING = re.compile(
 )
 PACKAGES = (
     ("build-essential", "libclang-dev", "openssl", "perl", "flex", "bison", "bzip2")
-    + ("postgresql", "postgresql-contrib", "pgbouncer", "python3-venv")
+    + ("postgresql", "postgresql-contrib", "pgbouncer", "haproxy", "python3-venv")
 )
 
 
@@ -52,6 +52,11 @@ class Stage:
 
 def script(*words):
     return [sys.executable, *map(str, words)]
+
+
+def bench(*words):
+    tool = machine.target_folder() / "release/lockgate-bench"
+    return [tool, "report", "--strict", "--out", LOGS / "bench", *words]
 
 
 def cargo_tests():
@@ -76,7 +81,7 @@ def stages():
             env={"RUSTDOCFLAGS": "-D warnings -A rustdoc::private-intra-doc-links"},
         ),
         Stage("dependencies", "licences, bans, sources, lock files", [deny, fuzz_lock]),
-        Stage("release", "the release build", [["cargo", "build", "--release", "--locked", "-p", "lockgate", "-p", "lockgate-replay", "-p", "lockgate-hostile"]]),
+        Stage("release", "the release build", machine.RELEASE),
         Stage("demo", "./demo --once", [script(HERE / "demo.py", "--once")], needs="release"),
         Stage("drivers", "psycopg 3, psql, pgbench, with and without TLS", [script(HERE / "drivers/run")], needs="release"),
         Stage(
@@ -173,9 +178,9 @@ def stages():
         ),
         Stage(
             "bench",
-            "beside PgBouncer (with --full)",
-            [],
-            full=[script(ROOT / "tools/bench/pgbench-compare", "--out", LOGS / "pgbench-compare.md")],
+            "beside the server alone, PgBouncer, HAProxy and a bare relay: a sample",
+            [bench("--quick")],
+            full=[bench()],
             needs="release",
         ),
     ]

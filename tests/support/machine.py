@@ -19,7 +19,16 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(os.environ.get("LOCKGATE_CACHE", ROOT / ".cache"))
 TOOLS = CACHE / "tools"
 RUST = "1.95.0"
+_BUILD = ["cargo", "build", "--release", "--locked"]
+# What every script but the fuzz targets needs: our programs, and the bare relay that the bench compares with.
+RELEASE = [
+    [*_BUILD, "-p", "lockgate", "-p", "lockgate-replay", "-p", "lockgate-hostile", "-p", "lockgate-bench"],
+    [*_BUILD, "-p", "lockgate-ring", "--example", "relay"],
+]
 
+
+# Debian puts servers where an ordinary user's PATH does not look.
+ADMIN_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
 
 # So that servers are stopped and folders removed when somebody ends a test.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -75,6 +84,7 @@ PROBES = {
     "build-essential": lambda: shutil.which("cc") and shutil.which("make"),
     "bzip2": lambda: shutil.which("bzip2"),
     "flex": lambda: shutil.which("flex"),
+    "haproxy": lambda: shutil.which("haproxy", path=ADMIN_PATH),
     "default-jdk-headless": lambda: shutil.which("javac"),
     "libclang-dev": _libclang,
     "libpostgresql-jdbc-java": lambda: os.path.exists("/usr/share/java/postgresql.jar"),
@@ -90,8 +100,8 @@ PROBES = {
 
 
 def pgbouncer():
-    """PgBouncer's binary; Debian puts it where an ordinary user's PATH does not look."""
-    return shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+    """PgBouncer's binary."""
+    return shutil.which("pgbouncer", path=ADMIN_PATH)
 
 
 def need(*packages):
@@ -268,10 +278,10 @@ def target_folder():
 
 
 def build_release():
-    """Builds lockgate and lockgate-replay; returns the folder they are in."""
+    """Builds our programs; returns the folder they are in."""
     need("build-essential", "libclang-dev")
-    argv = ["cargo", "build", "--release", "--locked", "-p", "lockgate", "-p", "lockgate-replay", "-p", "lockgate-hostile"]
-    done = subprocess.run(argv, cwd=ROOT, env=cargo_env(), stdin=subprocess.DEVNULL)
-    if done.returncode != 0:
-        raise Trouble(f"{' '.join(argv)} failed with exit {done.returncode}; its words stand above")
+    for argv in RELEASE:
+        done = subprocess.run(argv, cwd=ROOT, env=cargo_env(), stdin=subprocess.DEVNULL)
+        if done.returncode != 0:
+            raise Trouble(f"{' '.join(argv)} failed with exit {done.returncode}; its words stand above")
     return target_folder() / "release"

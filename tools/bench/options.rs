@@ -1,0 +1,269 @@
+//! The command line, and what each command does.
+
+use std::io::{self, Write as _};
+use std::net::ToSocketAddrs as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::bed::Bed;
+use crate::client::{Client, Door};
+use crate::compare::{Cell, Measured, Rhythm, Section, cores, measure};
+use crate::fronts::{Setup, Spec};
+use crate::load::{self, Load, Outcome};
+use crate::plan::{self, Size};
+use crate::report::{self, Machine};
+use crate::runtime::block_on;
+use crate::scram::Password;
+use crate::workload::{Workload, tables};
+use crate::{standin, tls};
+
+/// Arguments.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lockgate-bench",
+    version,
+    about = "Load for PostgreSQL and what stands in front of it, compared side by side",
+    after_help = "It starts what it compares by itself, on loopback and in a folder under /tmp: a PostgreSQL of its own \
+                  (Debian: postgresql), PgBouncer and HAProxy (Debian: pgbouncer, haproxy), Lockgate and its bare relay \
+                  (cargo build --release -p lockgate -p lockgate-bench; cargo build --release -p lockgate-ring --example \
+                  relay). What is not there is left out, and the report says so. tools/bench/README.md says more."
+)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Drive one workload at one address
+    Run(Run),
+    /// Measure workloads at several fronts, interleaved
+    Compare(Compare),
+    /// Make the whole report: every workload, every front, and which switch costs what (about 25 minutes)
+    Report(Report),
+    /// A server that costs nothing, for sessions at rest
+    #[command(hide = true)]
+    Standin(standin::Options),
+}
+
+/// One workload at one address. The password is in PGPASSWORD.
+#[derive(Debug, clap::Args)]
+pub struct Run {
+    /// Host and port, of a server, a pooler or a gateway
+    #[arg(long)]
+    address: String,
+    /// Who asks
+    #[arg(long, default_value = "postgres")]
+    user: String,
+    /// The database, or a gateway's target
+    #[arg(long, default_value = "bench")]
+    database: String,
+    /// What is asked
+    #[arg(long, value_enum, default_value_t = Workload::PointPrepared)]
+    workload: Workload,
+    /// Make the workloads' tables first, in that database (they must not be there)
+    #[arg(long)]
+    fill: bool,
+    /// The gateway masks accounts and documents: email with keep domain, card with keep last 4
+    #[arg(long)]
+    masked: bool,
+    /// How many at a time
+    #[arg(long, default_value_t = 16)]
+    connections: u32,
+    /// Threads that they are shared among [default: one per core]
+    #[arg(long)]
+    threads: Option<u32>,
+    /// Exchanges a second, all together: latency then counts from the instant at which each was due [default: each
+    /// connection asks again at once]
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Seconds that count
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Seconds before that
+    #[arg(long, default_value_t = 1.0)]
+    warm: f64,
+    /// Inside TLS, whoever answers
+    #[arg(long)]
+    tls: bool,
+}
+
+/// Workloads at fronts.
+#[derive(Debug, clap::Args)]
+pub struct Compare {
+    /// Which; ratios are against the first. NAME=HOST:PORT is one that stands already and takes the same user, password
+    /// and database to the same server [see README]
+    #[arg(long, value_delimiter = ',', value_parser = Spec::parse, default_value = plan::FRONTS)]
+    fronts: Vec<Spec>,
+    /// What is asked
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "point-simple,point-prepared")]
+    workloads: Vec<Workload>,
+    /// How many at a time, one after the other
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
+    connections: Vec<u32>,
+    /// Exchanges a second, all together [default: a closed loop]
+    #[arg(long)]
+    rate: Option<f64>,
+    /// How often each front has its turn
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Seconds of each turn that count
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Seconds of each turn before that
+    #[arg(long, default_value_t = 0.3)]
+    warm: f64,
+    /// Clients speak TLS
+    #[arg(long)]
+    tls: bool,
+    /// Also write report.md, report.json and plots into this folder
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    setup: Setup,
+}
+
+/// The whole.
+#[derive(Debug, clap::Args)]
+pub struct Report {
+    /// report.md, report.json and plots go into this folder
+    #[arg(long, value_name = "FOLDER", default_value = "bench-report")]
+    out: PathBuf,
+    /// A sample in about a minute
+    #[arg(long)]
+    quick: bool,
+    /// A front that cannot be started is a failure
+    #[arg(long)]
+    strict: bool,
+    /// Sessions that are held at rest
+    #[arg(long, default_value_t = 2000, value_name = "N")]
+    idle_sessions: u32,
+    #[command(flatten)]
+    setup: Setup,
+}
+
+impl Run {
+    /// Drives it and prints what came of it.
+    pub fn run(&self) -> io::Result<()> {
+        let mut found = self.address.to_socket_addrs().map_err(|error| {
+            io::Error::other(format!("{} is no address: {error}; give HOST:PORT", self.address))
+        })?;
+        let address =
+            found.next().ok_or_else(|| io::Error::other(format!("{} has no address", self.address)))?;
+        let tls = if self.tls || self.workload.tls() { Some(tls::config()?) } else { None };
+        let password = Password::new(std::env::var("PGPASSWORD").unwrap_or_default());
+        let (user, database) = (self.user.clone(), self.database.clone());
+        let door = Arc::new(Door { address, user, database, password, tls });
+        if self.fill {
+            fill(&door)?;
+        }
+        let load = Load {
+            door,
+            workload: self.workload,
+            masked: self.masked,
+            connections: self.connections,
+            threads: self.threads.unwrap_or_else(cores),
+            rate: self.rate,
+            warm: seconds(self.warm)?,
+            window: seconds(self.seconds)?,
+        };
+        let read = |_| crate::process::cpu(std::process::id());
+        let (outcome, before, after) = load::run(&load, read)?;
+        print(&told(&outcome, after.saturating_sub(before)))
+    }
+}
+
+fn fill(door: &Arc<Door>) -> io::Result<()> {
+    block_on(async {
+        let mut client = Client::connect(door).await?;
+        for statement in tables() {
+            client.batch(&statement).await?;
+        }
+        client.close().await
+    })?
+}
+
+fn told(outcome: &Outcome, client: Duration) -> String {
+    let Outcome { latencies, commands, bytes, seconds } = outcome;
+    let rate = *commands as f64 / seconds;
+    let mib = *bytes as f64 / f64::from(1 << 20) / seconds;
+    let us = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
+    let each = client.as_secs_f64() * 1e6 / (*commands).max(1) as f64;
+    format!(
+        "{commands} commands in {seconds:.2} s: {rate:.0} a second, {mib:.1} MiB a second\n\
+         latency in µs: p50 {:.1}, p90 {:.1}, p99 {:.1}, p99.9 {:.1}, max {:.1}\n\
+         the client itself: {each:.1} µs of processor time for each command\n",
+        us(0.5),
+        us(0.9),
+        us(0.99),
+        us(0.999),
+        us(1.0),
+    )
+}
+
+impl Compare {
+    /// Measures and prints it; writes it where that is wanted.
+    pub fn run(&self) -> io::Result<()> {
+        let (warm, window) = (seconds(self.warm)?, seconds(self.seconds)?);
+        let rhythm = Rhythm { rounds: self.rounds.max(1), warm, window };
+        let cell =
+            |workload, connections| Cell { workload, connections, rate: self.rate, tls: self.tls, rhythm };
+        let cells =
+            self.workloads.iter().flat_map(|workload| self.connections.iter().map(|n| cell(*workload, *n)));
+        let title = String::from("Fronts side by side");
+        let section =
+            Section { title, text: String::new(), fronts: self.fronts.clone(), cells: cells.collect() };
+        let measured = measured(vec![section], &self.setup)?;
+        print(&report::markdown(&measured.0, &measured.1))?;
+        self.out.as_ref().map_or(Ok(()), |out| report::write(out, &measured.0, &measured.1))
+    }
+}
+
+impl Report {
+    /// Measures everything and writes it.
+    pub fn run(&self) -> io::Result<()> {
+        let size = if self.quick { Size::Quick } else { Size::Full };
+        let (machine, measured) = measured(plan::sections(size, self.idle_sessions), &self.setup)?;
+        report::write(&self.out, &machine, &measured)?;
+        let cells: usize = measured.iter().flat_map(|part| &part.tables).map(|(_, rows)| rows.len()).sum();
+        let absent: usize = measured.iter().map(|part| part.absent.len()).sum();
+        let failed = if self.strict { absent } else { 0 };
+        print(&format!(
+            "{}\nbench: {cells} passed, {failed} failed\n",
+            self.out.join("report.md").display()
+        ))?;
+        match failed {
+            0 => Ok(()),
+            _ => {
+                Err(io::Error::other("fronts are missing, and --strict wants them all; they are named above"))
+            }
+        }
+    }
+}
+
+fn measured(sections: Vec<Section>, setup: &Setup) -> io::Result<(Machine, Vec<Measured>)> {
+    let cells = || sections.iter().flat_map(|section| &section.cells);
+    let most = |rests: bool| {
+        cells().filter(|cell| cell.workload.rests() == rests).map(|cell| cell.connections).max()
+    };
+    let mut bed = Bed::make(most(false).unwrap_or(1), most(true).unwrap_or(1))?;
+    let machine = Machine::read(&bed, setup, &sections);
+    let measured: io::Result<Vec<Measured>> =
+        sections.into_iter().map(|section| measure(&mut bed, setup, section)).collect();
+    Ok((machine, measured?))
+}
+
+fn seconds(number: f64) -> io::Result<Duration> {
+    Duration::try_from_secs_f64(number).map_err(|error| io::Error::other(format!("{number} s: {error}")))
+}
+
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
