@@ -12,7 +12,6 @@ const COPY_ROWS: u32 = 10_000;
 const DOCUMENTS: u32 = 20_000;
 /// So many times all documents are about a gigabyte.
 const DOCUMENTS_TIMES: u32 = 50;
-const STATEMENT: &str = "point";
 const POINT: &str = "SELECT aid, email, balance FROM accounts WHERE aid = ";
 
 /// What a connection does.
@@ -121,10 +120,10 @@ impl Workload {
 
     /// What a connection asks; `masked`: protected columns are masked on the way.
     pub fn script(self, masked: bool, seed: u64) -> Script {
-        Script::new(self.parts(masked), seed)
+        Script::new(self.parts(masked, seed), seed)
     }
 
-    fn parts(self, masked: bool) -> Parts {
+    fn parts(self, masked: bool, seed: u64) -> Parts {
         match self {
             Workload::PointSimple | Workload::Churn | Workload::ChurnTls => {
                 point(wire::query(&format!("{POINT}{KEY}")), masked)
@@ -137,8 +136,8 @@ impl Workload {
                 let parse = wire::parse("", &format!("{POINT}$1"));
                 point([parse, wire::bind("", KEY), wire::execute(), wire::sync()].concat(), masked)
             }
-            Workload::PointPrepared => prepared(1, masked),
-            Workload::PointPipelined => prepared(PIPELINE, masked),
+            Workload::PointPrepared => prepared(1, masked, seed),
+            Workload::PointPipelined => prepared(PIPELINE, masked, seed),
             Workload::Rows => table("aid, contact, reference, balance FROM accounts", KEYS, false),
             Workload::RowsMasked => table("aid, email, card, balance FROM accounts", KEYS, masked),
             Workload::Gigabyte => documents("d.id, d.contact, d.reference, d.body", false),
@@ -163,10 +162,12 @@ fn point(request: Vec<u8>, masked: bool) -> Parts {
     plain(request, Rows::Point(Slotted::new(row)))
 }
 
-fn prepared(commands: u64, masked: bool) -> Parts {
-    let one = [wire::bind(STATEMENT, KEY), wire::execute()].concat();
+/// The statement's name is the connection's own: a pooler hands the server's session on, with all that was prepared in it.
+fn prepared(commands: u64, masked: bool, seed: u64) -> Parts {
+    let name = format!("point_{seed:016x}");
+    let one = [wire::bind(&name, KEY), wire::execute()].concat();
     let all = one.repeat(usize::try_from(commands).unwrap_or(1));
-    let prepare = [wire::parse(STATEMENT, &format!("{POINT}$1")), wire::sync()].concat();
+    let prepare = [wire::parse(&name, &format!("{POINT}$1")), wire::sync()].concat();
     let request = [all, wire::sync()].concat();
     Parts { prepare: Some(prepare), commands, rows_expected: commands, ..point(request, masked) }
 }
