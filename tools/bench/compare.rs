@@ -139,14 +139,17 @@ fn leave_out(absent: &mut Vec<(String, String)>, spec: &Spec, error: &io::Error)
     }
 }
 
-/// Each front once without being counted, then round by round.
+/// Each front once without being counted (but for results so long that their beginning does not matter), then round by
+/// round.
 fn interleaved(bed: &Bed, fronts: &mut [Front], cell: &Cell) -> io::Result<Vec<Row>> {
     let mut rows = Vec::new();
     for front in fronts.iter() {
         let latencies = load::empty()?.latencies;
         rows.push(Row { front: front.name.clone(), rounds: Vec::new(), latencies });
-        let warm = Rhythm { window: cell.rhythm.window / 4, ..cell.rhythm };
-        round(bed, front, &Cell { rhythm: warm, ..cell.clone() })?;
+        if cell.workload.exchanges().is_none() {
+            let warm = Rhythm { window: cell.rhythm.window / 4, ..cell.rhythm };
+            round(bed, front, &Cell { rhythm: warm, ..cell.clone() })?;
+        }
     }
     for _ in 0..cell.rhythm.rounds {
         for (front, row) in fronts.iter().zip(&mut rows) {

@@ -9,6 +9,8 @@ use crate::workload::Workload::{self, *};
 /// What every section but those of Lockgate's own switches compares.
 pub const FRONTS: &str = "direct,pgbouncer,haproxy,relay,lockgate,lockgate-off";
 const RESTING: &str = "pgbouncer,haproxy,relay,lockgate,lockgate-off";
+/// The stand-in that they rest before speaks no TLS.
+const ENDING_TLS: &str = "pgbouncer,lockgate,lockgate-off";
 const SWITCHES: &str = "lockgate-off,lockgate-unmasked,lockgate,lockgate-os,lockgate-disk,lockgate-epoll";
 const RULES: &str = "lockgate,lockgate-rules-10,lockgate-rules-1000,lockgate-rules-10000";
 /// Sessions at rest in a sample.
@@ -100,7 +102,13 @@ fn full(idle_sessions: u32) -> Vec<Section> {
             "Sessions at rest",
             "Each has asked once. The server is a stand-in that needs no process for each.",
             RESTING,
-            [idle.clone(), Cell { tls: true, ..idle }],
+            [idle.clone()],
+        ),
+        section(
+            "Sessions at rest inside TLS",
+            "Fronts that end TLS: clients speak it, the server does not.",
+            ENDING_TLS,
+            [Cell { tls: true, ..idle }],
         ),
         section(
             "Which switch costs what",
@@ -136,7 +144,7 @@ mod tests {
 
     #[test]
     fn every_name_is_a_front() {
-        for names in [FRONTS, RESTING, SWITCHES, RULES] {
+        for names in [FRONTS, RESTING, ENDING_TLS, SWITCHES, RULES] {
             for name in names.split(',') {
                 Spec::parse(name).unwrap();
             }
