@@ -31,7 +31,7 @@ const SUPERUSER: &str = "postgres";
 const START: Duration = Duration::from_secs(60);
 /// Nothing of the server's own is to come in between: no checkpoint, no vacuum, no plan that is made anew. A crash need
 /// not survive a power cut.
-const SETTINGS: &str = "
+pub const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
 fsync = off
 shared_buffers = 512MB
@@ -135,6 +135,11 @@ impl Bed {
     pub fn door(&self, address: SocketAddr, tls: Option<Arc<ClientConfig>>) -> Door {
         let password = Password::new(self.password.clone());
         Door { address, user: USER.into(), database: DATABASE.into(), password, tls }
+    }
+
+    /// The folder that everything is in.
+    pub fn home(&self) -> String {
+        shown(self.folder.path())
     }
 
     /// The server's first process.

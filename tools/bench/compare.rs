@@ -62,6 +62,8 @@ pub struct Measured {
     pub tables: Vec<(Cell, Vec<Row>)>,
     /// Fronts that could not be, and why.
     pub absent: Vec<(String, String)>,
+    /// What fronts were told.
+    pub configurations: Vec<(String, String)>,
 }
 
 /// What one front gave in one cell.
@@ -100,7 +102,8 @@ struct Spent {
 
 /// Measures a section. A front that cannot be started is left out and named; anything wrong after that is an error.
 pub fn measure(bed: &mut Bed, setup: &Setup, section: Section) -> io::Result<Measured> {
-    let mut measured = Measured { section, tables: Vec::new(), absent: Vec::new() };
+    let mut measured =
+        Measured { section, tables: Vec::new(), absent: Vec::new(), configurations: Vec::new() };
     let mut cells = measured.section.cells.clone();
     while let Some(first) = cells.first().map(|cell| cell.workload) {
         let rest = cells.iter().position(|cell| cell.workload != first).unwrap_or(cells.len());
@@ -122,20 +125,29 @@ pub fn measure(bed: &mut Bed, setup: &Setup, section: Section) -> io::Result<Mea
 }
 
 fn open(bed: &Bed, setup: &Setup, measured: &mut Measured) -> Vec<Front> {
-    let mut fronts = Vec::new();
-    for spec in &measured.section.fronts {
-        match spec.start(bed, setup) {
-            Ok(front) => fronts.push(front),
-            Err(error) => leave_out(&mut measured.absent, spec, &error),
-        }
-    }
-    fronts
+    let specs = measured.section.fronts.clone();
+    specs.iter().filter_map(|spec| measured.open(bed, setup, spec)).collect()
 }
 
-fn leave_out(absent: &mut Vec<(String, String)>, spec: &Spec, error: &io::Error) {
-    if !absent.iter().any(|(name, _)| *name == spec.name) {
-        say(&format!("left out: {}: {error}", spec.name));
-        absent.push((spec.name.clone(), error.to_string()));
+impl Measured {
+    /// Starts one, and notes what it was told, or why it could not be.
+    fn open(&mut self, bed: &Bed, setup: &Setup, spec: &Spec) -> Option<Front> {
+        let known = |list: &[(String, String)]| list.iter().any(|(name, _)| *name == spec.name);
+        match spec.start(bed, setup) {
+            Ok(front) => {
+                if !front.configuration.is_empty() && !known(&self.configurations) {
+                    self.configurations.push((front.name.clone(), front.configuration.clone()));
+                }
+                Some(front)
+            }
+            Err(error) => {
+                if !known(&self.absent) {
+                    say(&format!("left out: {}: {error}", spec.name));
+                    self.absent.push((spec.name.clone(), error.to_string()));
+                }
+                None
+            }
+        }
     }
 }
 
@@ -214,15 +226,11 @@ fn at_rest(bed: &mut Bed, setup: &Setup, measured: &mut Measured, cell: &Cell) -
     let (address, standin) = stand_in(bed)?;
     let real = std::mem::replace(&mut bed.upstream, address);
     let mut rows = Vec::new();
-    for spec in &measured.section.fronts {
-        match spec.start(bed, setup) {
-            Err(error) => leave_out(&mut measured.absent, spec, &error),
-            Ok(front) if front.process.is_none() => {}
-            Ok(front) => {
-                let round = round(bed, &front, cell)?;
-                let latencies = load::empty()?.latencies;
-                rows.push(Row { front: front.name.clone(), rounds: vec![round], latencies });
-            }
+    for spec in measured.section.fronts.clone() {
+        if let Some(front) = measured.open(bed, setup, &spec).filter(|front| front.process.is_some()) {
+            let round = round(bed, &front, cell)?;
+            let latencies = load::empty()?.latencies;
+            rows.push(Row { front: front.name.clone(), rounds: vec![round], latencies });
         }
     }
     bed.upstream = real;

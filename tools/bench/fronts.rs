@@ -18,6 +18,8 @@ pub use lockgate::Variant;
 type Started = (SocketAddr, Option<Process>);
 
 const START: Duration = Duration::from_secs(60);
+/// More than any file has, but for a policy of thousands of rules.
+const CONFIGURATION_LINES: usize = 80;
 
 /// What is compared: a name, and how it comes to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +68,8 @@ pub struct Front {
     pub masked: bool,
     /// Whose time and memory it costs; `None`: nothing stands in between, or it is not ours.
     pub process: Option<Process>,
+    /// What it was told, file by file.
+    pub configuration: String,
 }
 
 impl Drop for Front {
@@ -159,7 +163,9 @@ impl Spec {
                 (variant.masks, lockgate::start(bed, setup, &program, &self.name, variant)?)
             }
         };
-        Ok(Front { name: self.name.clone(), address, masked, process })
+        let configuration =
+            process.as_ref().map_or_else(String::new, |process| configuration(&process.place(), bed));
+        Ok(Front { name: self.name.clone(), address, masked, process, configuration })
     }
 
     /// What its program says of its version, where it has one.
@@ -184,6 +190,22 @@ impl Setup {
             || io::Error::other(format!("{} is not there: build it, or name another", path.display()));
         path.canonicalize().ok().filter(|path| path.is_file()).ok_or_else(missing)
     }
+}
+
+/// What a reader needs to do the same: the files, without what is different each time.
+fn configuration(place: &Path, bed: &Bed) -> String {
+    let mut text = String::new();
+    for name in ["pgbouncer.ini", "haproxy.cfg", "lockgate.toml", "policies/bench.policy"] {
+        let Ok(file) = fs::read_to_string(place.join(name)) else { continue };
+        let file = file.replace(&bed.home(), "…");
+        let lines: Vec<&str> = file.lines().take(CONFIGURATION_LINES).collect();
+        let rest = file.lines().count() - lines.len();
+        text += &format!("# {name}\n{}\n", lines.join("\n"));
+        if rest > 0 {
+            text += &format!("… and {rest} lines of the same kind\n");
+        }
+    }
+    text
 }
 
 fn packaged(name: &str) -> io::Result<PathBuf> {

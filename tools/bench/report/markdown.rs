@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::Machine;
+use crate::bed::SETTINGS;
 use crate::compare::{Cell, Measured, Round, Row, Spread};
 
 const NONE: &str = "–";
@@ -18,7 +19,7 @@ pub fn markdown(machine: &Machine, measured: &[Measured]) -> String {
     for part in measured {
         page += &section(part);
     }
-    page
+    page + &configurations(measured)
 }
 
 fn head(machine: &Machine, measured: &[Measured]) -> String {
@@ -53,43 +54,42 @@ fn head(machine: &Machine, measured: &[Measured]) -> String {
 
 /// Everything on against PgBouncer; everything off against the bare relay.
 fn standing(measured: &[Measured]) -> String {
-    let mut lines = String::new();
-    for (cell, rows) in
-        measured.iter().flat_map(|part| &part.tables).filter(|(cell, _)| !cell.workload.rests())
-    {
-        let of = |name: &str| rows.iter().find(|row| row.front == name);
-        let (Some(ours), Some(theirs)) = (of("lockgate"), of("pgbouncer")) else { continue };
-        let bulk = cell.workload.is_bulk();
-        let cost = |mine: &Row, other: &Row| {
-            mine.paired(other, |mine, other| {
-                mine.front_us(bulk).unwrap_or(0.0) / other.front_us(bulk).unwrap_or(0.0)
-            })
-        };
-        let off = of("lockgate-off").zip(of("relay")).and_then(|(off, relay)| cost(off, relay));
-        let added = |quantile| {
-            let direct = of("direct")?;
-            let of =
-                |row: &Row| row.paired(direct, |mine, base| mine.latency(quantile) - base.latency(quantile));
-            Some(format!("{} / {}", signed(of(ours)), signed(of(theirs))))
-        };
-        let cells = [
-            cell.title(),
-            ratio(cost(ours, theirs)),
-            ratio(ours.paired(theirs, |mine, other| mine.speed(bulk) / other.speed(bulk))),
-            added(P50).unwrap_or(NONE.into()),
-            added(P99).unwrap_or(NONE.into()),
-            ratio(off),
-        ];
-        let _ = writeln!(lines, "| {} |", cells.join(" | "));
-    }
+    let tables = measured.iter().flat_map(|part| &part.tables).filter(|(cell, _)| !cell.workload.rests());
+    let lines: Vec<String> = tables.filter_map(|(cell, rows)| standing_line(cell, rows)).collect();
     if lines.is_empty() {
-        return lines;
+        return String::new();
     }
     format!(
         "\n## How it stands\n\nEverything on beside PgBouncer, and everything off beside the bare relay.\n\n\
          | what | CPU ÷ PgBouncer's | speed ÷ PgBouncer's | added p50, µs: Lockgate / PgBouncer | added p99 | off: CPU ÷ relay's |\n\
-         | --- | ---: | ---: | ---: | ---: | ---: |\n{lines}"
+         | --- | ---: | ---: | ---: | ---: | ---: |\n{}\n",
+        lines.join("\n")
     )
+}
+
+fn standing_line(cell: &Cell, rows: &[Row]) -> Option<String> {
+    let of = |name: &str| rows.iter().find(|row| row.front == name);
+    let (ours, theirs, bulk) = (of("lockgate")?, of("pgbouncer")?, cell.workload.is_bulk());
+    let cost = |mine: &Row, other: &Row| {
+        mine.paired(other, |mine, other| {
+            mine.front_us(bulk).unwrap_or(0.0) / other.front_us(bulk).unwrap_or(0.0)
+        })
+    };
+    let off = of("lockgate-off").zip(of("relay")).and_then(|(off, relay)| cost(off, relay));
+    let added = |quantile| {
+        let direct = of("direct").filter(|_| !bulk)?;
+        let of = |row: &Row| row.paired(direct, |mine, base| mine.latency(quantile) - base.latency(quantile));
+        Some(format!("{} / {}", signed(of(ours)), signed(of(theirs))))
+    };
+    let cells = [
+        cell.title(),
+        ratio(cost(ours, theirs)),
+        ratio(ours.paired(theirs, |mine, other| mine.speed(bulk) / other.speed(bulk))),
+        added(P50).unwrap_or(NONE.into()),
+        added(P99).unwrap_or(NONE.into()),
+        ratio(off),
+    ];
+    Some(format!("| {} |", cells.join(" | ")))
 }
 
 fn section(part: &Measured) -> String {
@@ -98,6 +98,20 @@ fn section(part: &Measured) -> String {
         let Rhythm { rounds, seconds } = Rhythm::of(cell);
         let _ = writeln!(text, "\n### {}\n\n{}. {rounds}{seconds}\n", cell.title(), cell.workload.what());
         text += &if cell.workload.rests() { at_rest(cell, rows) } else { table(cell, rows) };
+    }
+    text
+}
+
+/// What each was told, once.
+fn configurations(measured: &[Measured]) -> String {
+    let mut text = String::from("\n## Configuration\n");
+    let mut shown: Vec<&str> = Vec::new();
+    let server = (String::from("PostgreSQL"), SETTINGS.trim_start().to_owned());
+    for (name, files) in [&server].into_iter().chain(measured.iter().flat_map(|part| &part.configurations)) {
+        if !shown.contains(&name.as_str()) {
+            shown.push(name);
+            text += &format!("\n<details><summary>{name}</summary>\n\n```\n{files}```\n\n</details>\n");
+        }
     }
     text
 }
@@ -125,42 +139,47 @@ impl Rhythm {
 fn table(cell: &Cell, rows: &[Row]) -> String {
     let Some(base) = rows.first() else { return String::from("Nothing could be measured.\n") };
     let bulk = cell.workload.is_bulk();
-    let (speed, unit) = if bulk { ("MiB a second", "µs / MiB") } else { ("a second", "µs each") };
+    let (speed, each, latency) =
+        if bulk { ("MiB a second", "µs / MiB", "ms") } else { ("a second", "µs each", "µs") };
     let mut text = format!(
-        "| front | {speed} | × {} | p50 µs | p99 | p99.9 | added p50 | added p99 | CPU, {unit} | client | server | RSS MiB |\n\
+        "| front | {speed} | × {} | p50 {latency} | p99 | p99.9 | added p50 | added p99 | CPU, {each} | client | server | RSS MiB |\n\
          | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
         base.front
     );
     for row in rows {
-        let is_base = row.front == base.front;
-        let latency = |quantile| number(row.spread(|round| round.latency(quantile)));
-        let added = |quantile| {
-            let added = row.paired(base, |mine, base| mine.latency(quantile) - base.latency(quantile));
-            if is_base { NONE.into() } else { signed(added) }
-        };
-        let cells = [
-            format!("`{}`", row.front),
-            number(row.spread(|round| round.speed(bulk))),
-            if is_base {
-                "1".into()
-            } else {
-                ratio(row.paired(base, |mine, base| mine.speed(bulk) / base.speed(bulk)))
-            },
-            latency(P50),
-            latency(P99),
-            latency(0.999),
-            added(P50),
-            added(P99),
-            number(row.front_cost(bulk)),
-            number(row.spread(|round| round.cost(round.client, bulk))),
-            number(row.spread(|round| round.cost(round.server, bulk))),
-            row.front_cost(bulk)
-                .and_then(|_| row.spread(|round| mib(round.memory.1.rss_kib)))
-                .map_or(NONE.into(), decimal),
-        ];
-        let _ = writeln!(text, "| {} |", cells.join(" | "));
+        let _ = writeln!(text, "| {} |", line(row, base, bulk).join(" | "));
     }
     text
+}
+
+fn line(row: &Row, base: &Row, bulk: bool) -> [String; 12] {
+    let is_base = row.front == base.front;
+    // A result takes milliseconds.
+    let scale = if bulk { 1e-3 } else { 1.0 };
+    let latency = |quantile| number(row.spread(|round| scale * round.latency(quantile)));
+    let added = |quantile| {
+        let added = row.paired(base, |mine, base| scale * (mine.latency(quantile) - base.latency(quantile)));
+        if is_base { NONE.into() } else { signed(added) }
+    };
+    let rss = row.front_cost(bulk).and_then(|_| row.spread(|round| mib(round.memory.1.rss_kib)));
+    [
+        format!("`{}`", row.front),
+        number(row.spread(|round| round.speed(bulk))),
+        if is_base {
+            "1".into()
+        } else {
+            ratio(row.paired(base, |mine, base| mine.speed(bulk) / base.speed(bulk)))
+        },
+        latency(P50),
+        latency(P99),
+        latency(0.999),
+        added(P50),
+        added(P99),
+        number(row.front_cost(bulk)),
+        number(row.spread(|round| round.cost(round.client, bulk))),
+        number(row.spread(|round| round.cost(round.server, bulk))),
+        rss.map_or(NONE.into(), decimal),
+    ]
 }
 
 fn at_rest(cell: &Cell, rows: &[Row]) -> String {
@@ -251,6 +270,7 @@ mod tests {
             section,
             tables: vec![(cell, rows)],
             absent: vec![("haproxy".into(), "not installed".into())],
+            configurations: Vec::new(),
         }
     }
 

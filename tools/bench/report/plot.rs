@@ -9,7 +9,7 @@ pub const COLOURS: [&str; 7] = ["#555555", "#0072b2", "#e69f00", "#009e73", "#d5
 /// From half of all to the slowest in ten thousand.
 const NINES: f64 = 4.0;
 const STEPS: u32 = 80;
-const LEFT: f64 = 70.0;
+const LEFT: f64 = 80.0;
 const TOP: f64 = 50.0;
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 330.0;
@@ -79,10 +79,10 @@ impl Axis {
             let y = self.down(us);
             grid += &format!("<path d=\"M{LEFT} {y:.1}h{WIDTH}\" stroke=\"#ddd\"/>\n");
             grid += &format!(
-                "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{} µs</text>\n",
+                "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\n",
                 LEFT - 6.0,
                 y + 4.0,
-                label(us)
+                time(us)
             );
             us *= 10.0;
         }
@@ -97,6 +97,15 @@ impl Axis {
             );
         }
         grid
+    }
+}
+
+/// Microseconds in the unit that keeps them short.
+fn time(us: f64) -> String {
+    match us {
+        us if us >= 1e6 => format!("{:.0} s", us / 1e6),
+        us if us >= 1e3 => format!("{:.0} ms", us / 1e3),
+        us => format!("{us:.0} µs"),
     }
 }
 
@@ -143,6 +152,6 @@ mod tests {
             .collect();
         assert_eq!(heights.len(), 2);
         assert!(heights[1] < heights[0], "{heights:?}");
-        assert!(svg.contains("A &amp; B") && svg.contains(">1000 µs<"), "{svg}");
+        assert!(svg.contains("A &amp; B") && svg.contains(">1 ms<"), "{svg}");
     }
 }
