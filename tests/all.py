@@ -68,7 +68,7 @@ def cargo_tests():
 
 
 def stages():
-    deny = ["cargo", "deny", "--locked", "check", "licenses", "bans", "sources"]
+    deny = ["cargo", "deny", "--locked", "--workspace", "check", "licenses", "bans", "sources"]
     fuzz_lock = ["cargo", "tree", "--locked", "--manifest-path", "fuzz/Cargo.toml", "--depth", "0"]
     return [
         Stage("format", "cargo fmt", [["cargo", "fmt", "--all", "--check"]]),
@@ -179,8 +179,8 @@ def stages():
         Stage(
             "bench",
             "beside the server alone, PgBouncer, HAProxy and a bare relay: a sample",
-            [bench("--quick", "--strict")],
-            full=[bench()],
+            [*machine.RELEASE, bench("--quick", "--strict")],
+            full=[*machine.RELEASE, bench()],
             needs="release",
         ),
     ]
