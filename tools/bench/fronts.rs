@@ -90,13 +90,17 @@ const KNOWN: &[(&str, &str, Kind)] = &[
     ("pgbouncer", "PgBouncer, session pooling", Kind::PgBouncer),
     ("haproxy", "HAProxy, mode tcp", Kind::HaProxy),
     ("relay", "a bare relay on Lockgate's ring: what io_uring costs at the least", Kind::Relay("io_uring")),
-    ("relay-epoll", "the same by epoll", Kind::Relay("epoll")),
+    ("relay-epoll", "a bare relay by epoll", Kind::Relay("epoll")),
     (
         "lockgate",
         "Lockgate with everything on: policy, masks, recording (async)",
         Kind::Lockgate(Variant::ALL),
     ),
-    ("lockgate-epoll", "the same by epoll", Kind::Lockgate(Variant { driver: "epoll", ..Variant::ALL })),
+    (
+        "lockgate-epoll",
+        "everything on, by epoll",
+        Kind::Lockgate(Variant { driver: "epoll", ..Variant::ALL }),
+    ),
     (
         "lockgate-os",
         "everything on, durability os",
@@ -122,8 +126,16 @@ const KNOWN: &[(&str, &str, Kind)] = &[
         "everything on, 10 rules more",
         Kind::Lockgate(Variant { rules: 10, ..Variant::ALL }),
     ),
-    ("lockgate-rules-1000", "1,000 rules more", Kind::Lockgate(Variant { rules: 1000, ..Variant::ALL })),
-    ("lockgate-rules-10000", "10,000 rules more", Kind::Lockgate(Variant { rules: 10_000, ..Variant::ALL })),
+    (
+        "lockgate-rules-1000",
+        "everything on, 1,000 rules more",
+        Kind::Lockgate(Variant { rules: 1000, ..Variant::ALL }),
+    ),
+    (
+        "lockgate-rules-10000",
+        "everything on, 10,000 rules more",
+        Kind::Lockgate(Variant { rules: 10_000, ..Variant::ALL }),
+    ),
 ];
 
 impl Spec {

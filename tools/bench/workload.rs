@@ -19,11 +19,11 @@ const POINT: &str = "SELECT aid, email, balance FROM accounts WHERE aid = ";
 pub enum Workload {
     /// One row by its key, simple protocol: the statement's text names the key.
     PointSimple,
-    /// The same by the extended protocol, parsed each time: Parse, Bind, Describe, Execute, Sync.
+    /// One row by its key, extended protocol, parsed each time: Parse, Bind, Describe, Execute, Sync.
     PointExtended,
-    /// The same, prepared once: Bind, Describe, Execute, Sync.
+    /// One row by its key, prepared once: Bind, Describe, Execute, Sync.
     PointPrepared,
-    /// The same, prepared, 16 commands for each Sync.
+    /// One row by its key, prepared once, 16 commands for each Sync.
     PointPipelined,
     /// One row by its key; no statement's text was ever seen before.
     PointFresh,
@@ -33,11 +33,11 @@ pub enum Workload {
     ChurnTls,
     /// A result of 100,000 short rows.
     Rows,
-    /// The same of two protected columns.
+    /// A result of 100,000 short rows with two protected columns.
     RowsMasked,
     /// A result of a gigabyte, in rows of a kilobyte.
     Gigabyte,
-    /// The same of two protected columns.
+    /// A result of a gigabyte, in rows of a kilobyte, with two protected columns.
     GigabyteMasked,
     /// COPY of 10,000 rows to the server.
     CopyIn,

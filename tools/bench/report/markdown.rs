@@ -30,7 +30,7 @@ fn head(machine: &Machine, measured: &[Measured]) -> String {
     let _ = writeln!(text, "\nAgain: `{}`\n", machine.command);
     text += "Server, front and this client share the machine's cores: a rate is what is left for all three, and so are \
              latencies in a closed loop. What a front itself takes is in the column of its processor time, which does \
-             not depend on that so much. Fronts have one thread each. Rounds are interleaved (A B C, A B C, …); figures \
+             not depend on that so much. Fronts have one thread each, unless the command above says more. Rounds are interleaved (A B C, A B C, …); figures \
              are medians over rounds, × is the median of ratios within a round with the least and the most in \
              brackets, *added* is what a front's latency has above that of the first row in the same round. `RSS` and \
              `PSS` are the front's memory at the end of the window. The column *client* is what this load generator \
@@ -175,11 +175,20 @@ fn line(row: &Row, base: &Row, bulk: bool) -> [String; 12] {
         latency(0.999),
         added(P50),
         added(P99),
-        number(row.front_cost(bulk)),
+        cpu(row, base, bulk),
         number(row.spread(|round| round.cost(round.client, bulk))),
         number(row.spread(|round| round.cost(round.server, bulk))),
         rss.map_or(NONE.into(), decimal),
     ]
+}
+
+/// With its ratio to the first row's, where that one costs something at all.
+fn cpu(row: &Row, base: &Row, bulk: bool) -> String {
+    let own = number(row.front_cost(bulk));
+    let beside = base.front_cost(bulk).filter(|_| row.front != base.front).map(|_| {
+        row.paired(base, |mine, base| mine.front_us(bulk).unwrap_or(0.0) / base.front_us(bulk).unwrap_or(0.0))
+    });
+    beside.map_or(own.clone(), |spread| format!("{own}, × {}", ratio(spread)))
 }
 
 fn at_rest(cell: &Cell, rows: &[Row]) -> String {
@@ -254,7 +263,13 @@ mod tests {
         outcome.latencies.record(50_000 * cpu_ms).unwrap();
         let spent = Duration::from_millis(cpu_ms);
         let memory = (Memory::default(), Memory { rss_kib: 2048, pss_kib: 1024 });
-        let round = Round { outcome, front: Some(spent), client: spent, server: spent, memory };
+        let round = Round {
+            outcome,
+            front: (front != "direct").then_some(spent),
+            client: spent,
+            server: spent,
+            memory,
+        };
         let latencies = round.outcome.latencies.clone();
         Row { front: front.into(), rounds: vec![round], latencies }
     }
@@ -292,6 +307,13 @@ mod tests {
             "| `pgbouncer` | 500 | 0.50 (0.50–0.50) | 200 | 200 | 200 | +150 | +150 | 8.0 | 8.0 | 8.0 | 2.0 |"
         ));
         assert!(page.contains("* `haproxy` is left out: not installed"));
+    }
+
+    #[test]
+    fn a_switch_costs_a_ratio_of_the_first_row() {
+        let (base, row) = (row("lockgate-off", 1000, 2), row("lockgate", 1000, 3));
+        assert_eq!(cpu(&base, &base, false), "2.0");
+        assert_eq!(cpu(&row, &base, false), "3.0, × 1.50 (1.50–1.50)");
     }
 
     #[test]
