@@ -188,8 +188,9 @@ fn init(folder: &Path, bin: &Path, password: &str, asking: u32) -> io::Result<Pa
     let own = format!(
         "ssl_cert_file = '{certificate}'\nssl_key_file = '{key}'\nunix_socket_directories = '{}'\nmax_connections = {}\n",
         shown(&home),
-        // PgBouncer keeps its own while another front has its turn.
-        2 * asking + 50
+        // PgBouncer keeps its own while another front has its turn, up to twice as many as ask, and those of the turn
+        // before may not all have ended.
+        4 * asking + 50
     );
     fs::write(&conf, fs::read_to_string(&conf)? + SETTINGS + &own)?;
     Ok(home)

@@ -228,15 +228,17 @@ impl Report {
     /// Measures everything and writes it.
     pub fn run(&self) -> io::Result<()> {
         let size = if self.quick { Size::Quick } else { Size::Full };
-        let (machine, measured) = measured(plan::sections(size, self.idle_sessions), &self.setup)?;
+        let measured = measured(plan::sections(size, self.idle_sessions), &self.setup);
+        let (machine, measured) = measured.or_else(|error| {
+            print("bench: 0 passed, 1 failed\n")?;
+            Err(error)
+        })?;
         report::write(&self.out, &machine, &measured)?;
         let cells: usize = measured.iter().flat_map(|part| &part.tables).map(|(_, rows)| rows.len()).sum();
         let absent: usize = measured.iter().map(|part| part.absent.len()).sum();
         let failed = if self.strict { absent } else { 0 };
-        print(&format!(
-            "{}\nbench: {cells} passed, {failed} failed\n",
-            self.out.join("report.md").display()
-        ))?;
+        let (page, standing) = (self.out.join("report.md"), report::standing(&measured));
+        print(&format!("{standing}\n{}\nbench: {cells} passed, {failed} failed\n", page.display()))?;
         match failed {
             0 => Ok(()),
             _ => {

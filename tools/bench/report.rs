@@ -14,7 +14,7 @@ mod json;
 mod markdown;
 mod plot;
 
-pub use markdown::markdown;
+pub use markdown::{markdown, standing};
 
 /// Where and with what it was measured.
 #[derive(Debug)]

@@ -53,7 +53,7 @@ fn head(machine: &Machine, measured: &[Measured]) -> String {
 }
 
 /// Everything on against PgBouncer; everything off against the bare relay.
-fn standing(measured: &[Measured]) -> String {
+pub fn standing(measured: &[Measured]) -> String {
     let tables = measured.iter().flat_map(|part| &part.tables).filter(|(cell, _)| !cell.workload.rests());
     let lines: Vec<String> = tables.filter_map(|(cell, rows)| standing_line(cell, rows)).collect();
     if lines.is_empty() {
