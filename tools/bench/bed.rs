@@ -27,6 +27,7 @@ pub const DATABASE: &str = "bench";
 pub const USER: &str = "bench_app";
 /// The role that a gateway reads the catalog with.
 pub const CATALOG: &str = "bench_catalog";
+const PREFIX: &str = "lockgate-bench-";
 const SUPERUSER: &str = "postgres";
 const START: Duration = Duration::from_secs(60);
 /// Nothing of the server's own is to come in between: no checkpoint, no vacuum, no plan that is made anew. A crash need
@@ -67,7 +68,9 @@ pub struct Bed {
 impl Bed {
     /// Starts a server and fills it: for so many sessions that ask, and so many that rest before a stand-in.
     pub fn make(asking: u32, resting: u32) -> io::Result<Bed> {
-        let folder = tempfile::Builder::new().prefix("lockgate-bench-").tempdir_in("/tmp")?;
+        sweep();
+        let prefix = format!("{PREFIX}{}-", std::process::id());
+        let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in("/tmp")?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         certify(folder.path())?;
         let bin = server_programs()?;
@@ -165,6 +168,22 @@ impl Bed {
     }
 }
 
+/// Removes what runs left that were killed: their servers have ended with them, their folders have not.
+fn sweep() {
+    for entry in fs::read_dir("/tmp").into_iter().flatten().flatten() {
+        let owner = entry.file_name().to_str().and_then(owner);
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            // Somebody else's stays.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// The process that made a folder of this name.
+fn owner(name: &str) -> Option<u32> {
+    name.strip_prefix(PREFIX)?.split_once('-')?.0.parse().ok()
+}
+
 /// A self-signed certificate, on the curve that is in general use.
 fn certify(folder: &Path) -> io::Result<()> {
     let made = rcgen::generate_simple_self_signed(["localhost".into()]).map_err(io::Error::other)?;
@@ -244,4 +263,19 @@ fn new_password() -> io::Result<String> {
     let mut bytes = [0; 18];
     rand::fill(&mut bytes).map_err(|_| io::Error::other("no random numbers"))?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_folders_have_an_owner() {
+        assert_eq!(owner("lockgate-bench-4711-aB3dE6"), Some(4711));
+        for other in
+            ["lockgate-bench", "lockgate-bench-notes-1", "lockgate-4711-aB3dE6", "lockgate-bench-4711"]
+        {
+            assert_eq!(owner(other), None, "{other}");
+        }
+    }
 }
