@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 
+use foldhash::fast::FixedState;
 use lockgate_facts::postgres::{Cache, Understood};
 use lockgate_policy_dsl::{Decision, Facts, Program};
 use lockgate_recording::{Record, Ruling as Recorded};
@@ -18,7 +19,8 @@ const EFFECTS_SHOWN_MAX: usize = 12;
 pub struct Judge {
     /// Facts of statements seen before.
     pub facts: Cache,
-    rulings: HashMap<(u64, *const Understood), Rc<Ruling>>,
+    /// Keys are the gateway's own numbers and addresses: no seed is needed against collisions.
+    rulings: HashMap<(u64, *const Understood), Rc<Ruling>, FixedState>,
 }
 
 /// What policy said of a command, in the words that go to the client and to the record.
@@ -35,7 +37,7 @@ pub(crate) struct Ruling {
 impl Judge {
     /// A judge that remembers facts of up to `facts_bytes_max` bytes.
     pub fn new(facts_bytes_max: usize) -> Judge {
-        Judge { facts: Cache::new(facts_bytes_max), rulings: HashMap::new() }
+        Judge { facts: Cache::new(facts_bytes_max), rulings: HashMap::default() }
     }
 
     /// Judges what was understood of a command.
