@@ -177,11 +177,11 @@ impl<'c> Reader<'c> {
             self.out.add(Effect::Call, unresolved(name));
             return self.out.unknown(format!("this session changed what the operator {name} means"));
         }
-        let found = self.names.operators(self.catalog, schema, name);
-        if found.is_empty() {
+        let (own, others) = self.names.operators(self.catalog, schema, name);
+        if !own && others.is_empty() {
             self.out.add(Effect::Call, unresolved(name));
         }
-        for operator in found {
+        for operator in others {
             match self.catalog.functions.get(&operator.function) {
                 Some(function) if function.built_in => {}
                 Some(function) => self.call(function, None),
