@@ -42,7 +42,6 @@ struct Gate {
     sink: Sink,
     now: Time,
     grant: Grant,
-    input: Vec<u8>,
     sent: Sent,
     closed: Option<String>,
 }
@@ -64,7 +63,6 @@ impl Gate {
             sink: Sink::new(now)?,
             now,
             grant: grant()?,
-            input: Vec::new(),
             sent: Sent::default(),
             closed: None,
         };
@@ -73,22 +71,20 @@ impl Gate {
             end_point: None,
             certificate: Some(HolderNames { subject: String::from("CN=u"), names: vec![String::from("u")] }),
         }));
-        gate.tell(Side::Client, &messages::start_up("u", "t"));
-        gate.tell(Side::Server, &messages::welcome());
+        gate.tell(Side::Client, &mut messages::start_up("u", "t"));
+        gate.tell(Side::Server, &mut messages::welcome());
         match (&gate.closed, gate.lane.is_idle() && gate.out.records.sessions() == 1) {
             (None, true) => Ok(gate),
             (why, _) => Err(format!("the session does not stand: {why:?}").into()),
         }
     }
 
-    /// Bytes came, in a turn of their own.
-    fn tell(&mut self, side: Side, bytes: &[u8]) {
+    /// Bytes came, in a turn of their own. They are the same every time: a lane that changed them in place would have to
+    /// be given copies.
+    fn tell(&mut self, side: Side, bytes: &mut [u8]) {
         self.now.monotonic_ns += 10_000;
         self.now.wall_us += 10;
-        // A lane may change what it is given.
-        self.input.clear();
-        self.input.extend_from_slice(bytes);
-        self.lane.receive(side, &mut self.input, self.now, &mut self.judge, &mut self.out);
+        self.lane.receive(side, bytes, self.now, &mut self.judge, &mut self.out);
         self.settle();
     }
 
@@ -202,13 +198,13 @@ fn is_whole((sent, counts): (Sent, Counts), to_server: usize, to_client: usize) 
 /// One statement again and again.
 fn simple() -> Setup {
     let mut gate = Gate::standing()?;
-    let query = messages::query(Fresh::new(facts::POINT).next());
-    let result = one_customer();
+    let mut query = messages::query(Fresh::new(facts::POINT).next());
+    let mut result = one_customer();
     gate.take();
     Ok(Box::new(move || {
         for _ in 0..COMMANDS {
-            gate.tell(Side::Client, &query);
-            gate.tell(Side::Server, &result);
+            gate.tell(Side::Client, &mut query);
+            gate.tell(Side::Server, &mut result);
         }
         is_whole(gate.take(), query.len(), result.len()) && gate.seal()
     }))
@@ -218,12 +214,12 @@ fn simple() -> Setup {
 fn simple_new() -> Setup {
     let mut gate = Gate::standing()?;
     let mut fresh = Fresh::new(facts::POINT);
-    let (length, result) = (messages::query(fresh.next()).len(), one_customer());
+    let (length, mut result) = (messages::query(fresh.next()).len(), one_customer());
     gate.take();
     Ok(Box::new(move || {
         for _ in 0..COMMANDS {
-            gate.tell(Side::Client, &messages::query(fresh.next()));
-            gate.tell(Side::Server, &result);
+            gate.tell(Side::Client, &mut messages::query(fresh.next()));
+            gate.tell(Side::Server, &mut result);
         }
         is_whole(gate.take(), length, result.len()) && gate.seal()
     }))
@@ -232,19 +228,19 @@ fn simple_new() -> Setup {
 /// A prepared statement, executed as libpq does.
 fn prepared() -> Setup {
     let mut gate = Gate::standing()?;
-    gate.tell(Side::Client, &messages::prepare("s1", &format!("{}$1", facts::POINT)));
+    gate.tell(Side::Client, &mut messages::prepare("s1", &format!("{}$1", facts::POINT)));
     let mut described = messages::plain(backend::PARSE_COMPLETE, b"");
     described.extend(messages::plain(backend::PARAMETER_DESCRIPTION, &[0, 1, 0, 0, 0, 23]));
     described.extend(messages::row_description(POINT_COLUMNS, messages::CUSTOMERS));
     backend::write_ready_for_query(&mut described, b'I');
-    gate.tell(Side::Server, &described);
-    let execute = messages::execute("s1", "42");
-    let result = [messages::plain(backend::BIND_COMPLETE, b""), one_customer()].concat();
+    gate.tell(Side::Server, &mut described);
+    let mut execute = messages::execute("s1", "42");
+    let mut result = [messages::plain(backend::BIND_COMPLETE, b""), one_customer()].concat();
     gate.take();
     Ok(Box::new(move || {
         for _ in 0..COMMANDS {
-            gate.tell(Side::Client, &execute);
-            gate.tell(Side::Server, &result);
+            gate.tell(Side::Client, &mut execute);
+            gate.tell(Side::Server, &mut result);
         }
         is_whole(gate.take(), execute.len(), result.len()) && gate.seal()
     }))
@@ -253,17 +249,17 @@ fn prepared() -> Setup {
 /// 64 KiB of rows, of which so many columns are protected, in pieces as they come from a pool.
 fn rows(table: &str, masked: usize) -> Setup {
     let mut gate = Gate::standing()?;
-    let query = messages::query(&format!("SELECT * FROM {table}"));
+    let mut query = messages::query(&format!("SELECT * FROM {table}"));
     // What is described counts: a table that nothing is protected of.
     let table_oid = if masked == 0 { messages::CUSTOMERS + 1 } else { messages::CUSTOMERS };
     let description = messages::row_description(COLUMNS.len(), table_oid);
-    let result = [description, messages::rows(), messages::completed(&format!("SELECT {ROWS}"))].concat();
+    let mut result = [description, messages::rows(), messages::completed(&format!("SELECT {ROWS}"))].concat();
     let less = if masked == 0 { 0 } else { ROWS * REDACTED_LESS };
     let cells_masked = u64::try_from(ROWS * masked)?;
     gate.take();
     Ok(Box::new(move || {
-        gate.tell(Side::Client, &query);
-        result.chunks(SLOT_BYTES).for_each(|piece| gate.tell(Side::Server, piece));
+        gate.tell(Side::Client, &mut query);
+        result.chunks_mut(SLOT_BYTES).for_each(|piece| gate.tell(Side::Server, piece));
         let (sent, counts) = gate.take();
         counts == Counts { commands: 1, denied: 0, cells_masked }
             && sent == Sent { server: query.len(), client: result.len() - less }
