@@ -1,5 +1,6 @@
 //! A target's own catalog at one moment, as maps that names and OIDs are looked up in.
 
+use super::builtins::{Builtin, classify};
 use super::queries::{self, Answer};
 use foldhash::fast::FixedState;
 use std::collections::{HashMap, HashSet};
@@ -108,6 +109,8 @@ pub(super) struct Function {
     pub result: u32,
     /// PostgreSQL's own: in pg_catalog, with an OID that initdb gave.
     pub built_in: bool,
+    /// What one of PostgreSQL's own does; `None`: nobody has looked.
+    pub does: Option<Builtin>,
 }
 
 /// What is spelled alike. There are dozens of `=`, nearly all of which are PostgreSQL's own and call nothing that counts.
@@ -322,18 +325,21 @@ impl Catalog {
         for row in source.rows(Answer::Functions) {
             let Some(schema) = schemas.get(&number(row, 1)?) else { continue };
             let (oid, name): (u32, Arc<str>) = (number(row, 0)?, text(row, 2)?.into());
+            let (volatility, built_in) =
+                (letter(row, 3)?, oid < FIRST_NORMAL_OID && schema.as_ref() == "pg_catalog");
             let types = text(row, 8)?.split_ascii_whitespace().map(|oid| oid.parse().unwrap_or(0));
             let function = Function {
                 schema: schema.clone(),
                 name: name.clone(),
-                volatility: letter(row, 3)?,
+                volatility,
                 kind: letter(row, 4)?,
                 arguments: number(row, 5)?,
                 defaults: number(row, 6)?,
                 variadic: text(row, 7)? == "true",
                 types: types.collect(),
                 result: number(row, 9)?,
-                built_in: oid < FIRST_NORMAL_OID && &**schema == "pg_catalog",
+                built_in,
+                does: built_in.then(|| classify(&name, volatility)).flatten(),
             };
             self.functions.insert(oid, function);
             self.functions_by_name.entry(name).or_default().push(oid);

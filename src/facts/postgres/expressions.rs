@@ -1,6 +1,6 @@
 //! Expressions: the functions, operators, casts and types that they call by one spelling or another.
 
-use super::builtins::{Builtin, classify};
+use super::builtins::Builtin;
 use super::catalog::Function;
 use super::effects::{kind, unresolved, word};
 use super::names::Named;
@@ -61,7 +61,7 @@ impl<'c> Reader<'c> {
     }
 
     fn built_in(&mut self, function: &Function, arguments: Option<&NodeList>) {
-        let Some(what) = classify(&function.name, function.volatility) else {
+        let Some(what) = function.does else {
             self.call_pair(function);
             return self.out.unknown(format!("nobody has looked at what pg_catalog.{} does", function.name));
         };
