@@ -82,6 +82,12 @@ def stages():
         ),
         Stage("dependencies", "licences, bans, sources, lock files", [deny, fuzz_lock]),
         Stage("release", "the release build", machine.RELEASE),
+        Stage(
+            "instructions",
+            "instructions of the hot paths beside the baseline",
+            [script(HERE / "instructions", "--prove"), script(HERE / "instructions")],
+            needs="release",
+        ),
         Stage("demo", "./demo --once", [script(HERE / "demo.py", "--once")], needs="release"),
         Stage("drivers", "psycopg 3, psql, pgbench, with and without TLS", [script(HERE / "drivers/run")], needs="release"),
         Stage(

@@ -1,15 +1,17 @@
 //! Judging: facts of a command against a program, with what was judged before at hand.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 
+use foldhash::fast::FixedState;
 use lockgate_facts::postgres::{Cache, Understood};
 use lockgate_policy_dsl::{Decision, Facts, Program};
 use lockgate_recording::{Record, Ruling as Recorded};
 
-/// Rulings kept before all are forgotten; each holds on to its facts.
-const RULINGS_MAX: usize = 65_536;
+/// Rulings kept; each holds on to its facts. Then the oldest makes room for each that comes: to forget all in one go would
+/// keep every session of the worker waiting for tens of milliseconds.
+const RULINGS_MAX: usize = 16_384;
 
 /// Effects that an error's detail lists.
 const EFFECTS_SHOWN_MAX: usize = 12;
@@ -18,8 +20,14 @@ const EFFECTS_SHOWN_MAX: usize = 12;
 pub struct Judge {
     /// Facts of statements seen before.
     pub facts: Cache,
-    rulings: HashMap<(u64, *const Understood), Rc<Ruling>>,
+    /// Keys are the gateway's own numbers and addresses: no seed is needed against collisions.
+    rulings: HashMap<Key, Rc<Ruling>, FixedState>,
+    /// In the order in which they came.
+    order: VecDeque<Key>,
 }
+
+/// A program's number, and the address of what was understood.
+type Key = (u64, *const Understood);
 
 /// What policy said of a command, in the words that go to the client and to the record.
 #[derive(Debug)]
@@ -35,7 +43,7 @@ pub(crate) struct Ruling {
 impl Judge {
     /// A judge that remembers facts of up to `facts_bytes_max` bytes.
     pub fn new(facts_bytes_max: usize) -> Judge {
-        Judge { facts: Cache::new(facts_bytes_max), rulings: HashMap::new() }
+        Judge { facts: Cache::new(facts_bytes_max), rulings: HashMap::default(), order: VecDeque::new() }
     }
 
     /// Judges what was understood of a command.
@@ -44,13 +52,16 @@ impl Judge {
         if let Some(ruling) = self.rulings.get(&key) {
             return Rc::clone(ruling);
         }
-        if self.rulings.len() >= RULINGS_MAX {
-            self.rulings.clear();
+        if self.order.len() >= RULINGS_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.rulings.remove(&oldest);
         }
         let mut ruling = Ruling::of(program, &understood.facts);
         ruling._facts = Some(Rc::clone(understood));
         let ruling = Rc::new(ruling);
         self.rulings.insert(key, Rc::clone(&ruling));
+        self.order.push_back(key);
         ruling
     }
 }
@@ -156,5 +167,35 @@ impl Ruling {
 impl fmt::Debug for Judge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Judge").field("rulings", &self.rulings.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use lockgate_policy_dsl::{Source, compile};
+
+    fn program() -> Program {
+        let text = String::from("policy p for group \"g\" on target \"t\" { allow * on * }");
+        let (set, _) = compile(&[Source { name: String::from("p"), text }]).expect("it compiles");
+        set.program("u", &[String::from("g")], "t").expect("it applies")
+    }
+
+    #[test]
+    fn the_oldest_ruling_makes_room() {
+        let (mut judge, program) = (Judge::new(0), program());
+        let first = Rc::new(Understood::default());
+        let ruling = Rc::downgrade(&judge.rule(&program, &first));
+        let is_known = |judge: &mut Judge| ruling.ptr_eq(&Rc::downgrade(&judge.rule(&program, &first)));
+        assert!(is_known(&mut judge));
+        let others: Vec<_> = (1..RULINGS_MAX).map(|_| Rc::new(Understood::default())).collect();
+        others.iter().for_each(|other| drop(judge.rule(&program, other)));
+        assert!(is_known(&mut judge), "there is room for as many");
+        assert!(judge.rule(&program, &Rc::new(Understood::default())).allows());
+        assert_eq!((judge.rulings.len(), judge.order.len()), (RULINGS_MAX, RULINGS_MAX));
+        assert!(ruling.upgrade().is_none(), "it is gone");
+        assert_eq!(Rc::strong_count(&first), 1, "and holds on to no facts");
+        assert!(!is_known(&mut judge));
     }
 }

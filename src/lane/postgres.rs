@@ -97,12 +97,13 @@ struct Core {
     mid_message: bool,
 }
 
-/// Where the conversation stands. Each state owns what makes sense in it, and only that.
+/// Where the conversation stands. Each state owns what makes sense in it, and only that. Large ones are boxed: a phase is
+/// moved with every message.
 #[derive(Debug)]
 enum Phase {
     First(First),
-    Claim(Claim),
-    Prove(Prove),
+    Claim(Box<Claim>),
+    Prove(Box<Prove>),
     Connect(Box<Connect>),
     Session(Box<Session>),
     Closed,

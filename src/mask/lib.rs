@@ -9,6 +9,8 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::FixedState;
+
 mod cell;
 mod plan;
 mod row;
@@ -76,8 +78,9 @@ pub struct Rule {
 /// Protected columns by (table OID, attribute number), resolved against one catalog version.
 #[derive(Debug, Default)]
 pub struct ColumnMasks {
-    /// At most one rule for each column: [`ColumnMasks::add`] keeps the strongest.
-    pub rules: HashMap<(u32, i16), Rule>,
+    /// At most one rule for each column: [`ColumnMasks::add`] keeps the strongest. Policies say which columns are in it: no
+    /// seed is needed against collisions.
+    pub rules: HashMap<(u32, i16), Rule, FixedState>,
 }
 
 impl ColumnMasks {

@@ -96,6 +96,7 @@ PROBES = {
     "postgresql": lambda: postgres_bin() and shutil.which("psql"),
     "postgresql-contrib": lambda: postgres_bin() and (postgres_bin() / "pgbench").exists(),
     "python3-venv": _venv,
+    "valgrind": lambda: shutil.which("valgrind"),
 }
 
 

@@ -3,17 +3,19 @@
 use super::catalog::Catalog;
 use super::{Reading, Understood};
 use super::{replication, walk};
-use hashbrown::HashTable;
+use hashbrown::{HashTable, hash_table};
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
 
 /// Facts of statements seen before, one per worker. Bounded in bytes: when the younger of two generations is full it
-/// becomes the older, whose entries go unless they are asked for again.
+/// becomes the older, whose entries go unless they are asked for again. They go a few at a time: tens of thousands in one go
+/// would keep every session of the worker waiting for milliseconds.
 #[derive(Debug)]
 pub struct Cache {
     young: Generation,
     old: Generation,
+    leaving: Leaving,
     hasher: foldhash::fast::RandomState,
     generation_bytes_max: usize,
     hits: u64,
@@ -23,6 +25,13 @@ pub struct Cache {
 #[derive(Debug, Default)]
 struct Generation {
     entries: HashTable<Entry>,
+    bytes: usize,
+}
+
+/// A generation on its way out.
+#[derive(Debug, Default)]
+struct Leaving {
+    entries: hash_table::IntoIter<Entry>,
     bytes: usize,
 }
 
@@ -40,6 +49,10 @@ struct Entry {
 const ENTRY_BYTES: usize = 384;
 /// What a pair with its names costs.
 const PAIR_BYTES: usize = 96;
+/// Entries that go for one that comes.
+const LEAVING_AT_ONCE: usize = 4;
+/// Two that are asked, and one on its way out.
+const GENERATIONS: usize = 3;
 
 impl Cache {
     /// Holds at most `bytes_max` bytes of texts and facts.
@@ -47,8 +60,9 @@ impl Cache {
         Cache {
             young: Generation::default(),
             old: Generation::default(),
+            leaving: Leaving::default(),
             hasher: foldhash::fast::RandomState::default(),
-            generation_bytes_max: bytes_max / 2,
+            generation_bytes_max: bytes_max / GENERATIONS,
             hits: 0,
             misses: 0,
         }
@@ -106,7 +120,7 @@ impl Cache {
 
     /// Bytes of texts and facts held, by this type's own estimate.
     pub fn bytes(&self) -> usize {
-        self.young.bytes + self.old.bytes
+        self.young.bytes + self.old.bytes + self.leaving.bytes
     }
 
     fn hash(&self, sql: &[u8], catalog: &Arc<Catalog>, reading: &Reading) -> u64 {
@@ -122,11 +136,22 @@ impl Cache {
         if bytes > self.generation_bytes_max {
             return;
         }
+        self.leaving.go_on();
         if self.young.bytes + bytes > self.generation_bytes_max {
-            self.old = std::mem::take(&mut self.young);
+            let old = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
+            // What is left of the one before, if entries were much smaller then, goes now.
+            self.leaving = Leaving { entries: old.entries.into_iter(), bytes: old.bytes };
         }
         self.young.bytes += bytes;
         self.young.entries.insert_unique(entry.hash, entry, |entry| entry.hash);
+    }
+}
+
+impl Leaving {
+    fn go_on(&mut self) {
+        for entry in self.entries.by_ref().take(LEAVING_AT_ONCE) {
+            self.bytes = self.bytes.saturating_sub(entry.bytes());
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! A target's own catalog at one moment, as maps that names and OIDs are looked up in.
 
+use super::builtins::{Builtin, classify};
 use super::queries::{self, Answer};
 use foldhash::fast::FixedState;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 pub(super) type Map<K, V> = HashMap<K, V, FixedState>;
@@ -24,7 +25,7 @@ pub struct Catalog {
     relations_by_name: Map<Arc<str>, Map<Arc<str>, u32>>,
     pub(super) functions: Map<u32, Function>,
     functions_by_name: Map<Arc<str>, Vec<u32>>,
-    pub(super) operators: Map<Arc<str>, Vec<Operator>>,
+    pub(super) operators: Map<Arc<str>, Operators>,
     pub(super) casts: Vec<Cast>,
     pub(super) types: Map<u32, Type>,
     types_by_name: Map<Arc<str>, Vec<u32>>,
@@ -108,6 +109,16 @@ pub(super) struct Function {
     pub result: u32,
     /// PostgreSQL's own: in pg_catalog, with an OID that initdb gave.
     pub built_in: bool,
+    /// What one of PostgreSQL's own does; `None`: nobody has looked.
+    pub does: Option<Builtin>,
+}
+
+/// What is spelled alike. There are dozens of `=`, nearly all of which are PostgreSQL's own and call nothing that counts.
+#[derive(Debug, Default)]
+pub(super) struct Operators {
+    /// Left and right types of PostgreSQL's own: in pg_catalog, by functions that are its own as well.
+    pub own: HashSet<(u32, u32), FixedState>,
+    pub others: Vec<Operator>,
 }
 
 #[derive(Debug)]
@@ -314,18 +325,21 @@ impl Catalog {
         for row in source.rows(Answer::Functions) {
             let Some(schema) = schemas.get(&number(row, 1)?) else { continue };
             let (oid, name): (u32, Arc<str>) = (number(row, 0)?, text(row, 2)?.into());
+            let (volatility, built_in) =
+                (letter(row, 3)?, oid < FIRST_NORMAL_OID && schema.as_ref() == "pg_catalog");
             let types = text(row, 8)?.split_ascii_whitespace().map(|oid| oid.parse().unwrap_or(0));
             let function = Function {
                 schema: schema.clone(),
                 name: name.clone(),
-                volatility: letter(row, 3)?,
+                volatility,
                 kind: letter(row, 4)?,
                 arguments: number(row, 5)?,
                 defaults: number(row, 6)?,
                 variadic: text(row, 7)? == "true",
                 types: types.collect(),
                 result: number(row, 9)?,
-                built_in: oid < FIRST_NORMAL_OID && &**schema == "pg_catalog",
+                built_in,
+                does: built_in.then(|| classify(&name, volatility)).flatten(),
             };
             self.functions.insert(oid, function);
             self.functions_by_name.entry(name).or_default().push(oid);
@@ -333,9 +347,13 @@ impl Catalog {
         for row in source.rows(Answer::Operators) {
             let function =
                 row.get(2).and_then(Option::as_deref).and_then(|oid| oid.parse().ok()).unwrap_or(0);
-            let (schema, left, right) = (text(row, 0)?.into(), number(row, 3)?, number(row, 4)?);
-            let operator = Operator { schema, function, left, right };
-            self.operators.entry(text(row, 1)?.into()).or_default().push(operator);
+            let (schema, left, right) = (text(row, 0)?, number(row, 3)?, number(row, 4)?);
+            let alike = self.operators.entry(text(row, 1)?.into()).or_default();
+            if schema == "pg_catalog" && self.functions.get(&function).is_some_and(|one| one.built_in) {
+                alike.own.insert((left, right));
+            } else {
+                alike.others.push(Operator { schema: schema.into(), function, left, right });
+            }
         }
         for row in source.rows(Answer::Casts) {
             let (source, target, function) = (number(row, 0)?, number(row, 1)?, number(row, 3)?);
@@ -389,6 +407,14 @@ impl Catalog {
             relation.referenced_by.push(ForeignKey { from, on_delete, on_update, from_columns, to_columns });
         }
         Ok(())
+    }
+}
+
+impl Operators {
+    /// Where they are.
+    pub(super) fn schemas(&self) -> impl Iterator<Item = &str> {
+        let own = (!self.own.is_empty()).then_some("pg_catalog");
+        own.into_iter().chain(self.others.iter().map(|one| &*one.schema))
     }
 }
 

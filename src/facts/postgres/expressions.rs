@@ -1,6 +1,6 @@
 //! Expressions: the functions, operators, casts and types that they call by one spelling or another.
 
-use super::builtins::{Builtin, classify};
+use super::builtins::Builtin;
 use super::catalog::Function;
 use super::effects::{kind, unresolved, word};
 use super::names::Named;
@@ -61,7 +61,7 @@ impl<'c> Reader<'c> {
     }
 
     fn built_in(&mut self, function: &Function, arguments: Option<&NodeList>) {
-        let Some(what) = classify(&function.name, function.volatility) else {
+        let Some(what) = function.does else {
             self.call_pair(function);
             return self.out.unknown(format!("nobody has looked at what pg_catalog.{} does", function.name));
         };
@@ -177,11 +177,11 @@ impl<'c> Reader<'c> {
             self.out.add(Effect::Call, unresolved(name));
             return self.out.unknown(format!("this session changed what the operator {name} means"));
         }
-        let found = self.names.operators(self.catalog, schema, name);
-        if found.is_empty() {
+        let (own, others) = self.names.operators(self.catalog, schema, name);
+        if !own && others.is_empty() {
             self.out.add(Effect::Call, unresolved(name));
         }
-        for operator in found {
+        for operator in others {
             match self.catalog.functions.get(&operator.function) {
                 Some(function) if function.built_in => {}
                 Some(function) => self.call(function, None),

@@ -142,22 +142,29 @@ impl Names {
         found
     }
 
-    /// The operators that this spelling may mean.
+    /// The operators that this spelling may mean: whether PostgreSQL's own are among them, and all others.
     pub(super) fn operators<'a>(
         &self,
         catalog: &'a Catalog,
         schema: Option<&str>,
         name: &str,
-    ) -> Vec<&'a Operator> {
-        let all = catalog.operators.get(name).map(Vec::as_slice).unwrap_or_default();
-        let seen = |operator: &&Operator| match schema {
-            Some(schema) => &*operator.schema == schema,
-            None => self.sees(&operator.schema).unwrap_or(true),
+    ) -> (bool, Vec<&'a Operator>) {
+        let Some(alike) = catalog.operators.get(name) else { return (false, Vec::new()) };
+        let seen = |other: &str| match schema {
+            Some(schema) => other == schema,
+            None => self.sees(other).unwrap_or(true),
         };
-        let mut found: Vec<&Operator> = all.iter().filter(seen).collect();
+        let own = !alike.own.is_empty() && seen("pg_catalog");
+        let mut found: Vec<&Operator> = alike.others.iter().filter(|one| seen(&one.schema)).collect();
         let same = |one: &Operator, other: &Operator| one.left == other.left && one.right == other.right;
         self.hide(&mut found, schema, |one| &one.schema, same);
-        found
+        if let (true, Some(path), None) = (own, &self.path, schema) {
+            let place = |schema: &str| path.iter().position(|name| **name == *schema);
+            found.retain(|one| {
+                !(alike.own.contains(&(one.left, one.right)) && place("pg_catalog") < place(&one.schema))
+            });
+        }
+        (own, found)
     }
 
     /// Of several with the very same argument types only the first on the path is seen.

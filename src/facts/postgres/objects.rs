@@ -1,6 +1,7 @@
 //! What a DROP, COMMENT, ALTER … OWNER and the like name: objects by their kind.
 
 use super::Touched;
+use super::catalog::Operators;
 use super::effects::{kind, named, qualified, unresolved};
 use super::expressions::split;
 use super::names::{Named, is_temporary};
@@ -129,11 +130,13 @@ impl<'c> Reader<'c> {
         };
         let found = self.names.functions(self.catalog, schema, name, None);
         let schemas: Vec<Arc<str>> = found.iter().map(|function| function.schema.clone()).collect();
-        let operators = self.catalog.operators.get(name).map(Vec::as_slice).unwrap_or_default();
-        let seen = operators.iter().filter(|one| schema.is_none_or(|schema| *one.schema == *schema));
-        let seen = seen.filter(|one| schema.is_some() || self.names.sees(&one.schema) == Some(true));
-        let mut schemas: Vec<Arc<str>> =
-            schemas.into_iter().chain(seen.map(|one| one.schema.clone())).collect();
+        let seen = |other: &&str| match schema {
+            Some(schema) => **other == *schema,
+            None => self.names.sees(other) == Some(true),
+        };
+        let operators = self.catalog.operators.get(name).into_iter();
+        let operators = operators.flat_map(Operators::schemas).filter(seen).map(Arc::from);
+        let mut schemas: Vec<Arc<str>> = schemas.into_iter().chain(operators).collect();
         schemas.dedup();
         if schemas.is_empty() {
             self.out.add(effect, unresolved(name));

@@ -105,5 +105,5 @@ fn begin(message: &startup::Startup<'_>, core: &mut Core, turn: &mut Turn<'_>) -
     let request =
         LoginRequest { user: wishes.user.clone(), database: wishes.database.clone(), tls: core.client_tls };
     turn.out.actions.push(Action::Login(request));
-    Ok(Phase::Claim(Claim { wishes }))
+    Ok(Phase::Claim(Box::new(Claim { wishes })))
 }

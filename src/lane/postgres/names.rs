@@ -185,7 +185,7 @@ impl<T: Cost> Table<T> {
 
     fn freed(&mut self, name: &[u8], bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
-        if self.named.get(name).is_some_and(Meaning::is_empty) {
+        if !name.is_empty() && self.named.get(name).is_some_and(Meaning::is_empty) {
             self.named.remove(name);
         }
     }

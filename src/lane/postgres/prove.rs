@@ -73,7 +73,7 @@ impl Claim {
             ListenerAuth::Password => return Err(Trouble::TlsRequired),
             ListenerAuth::Certificate => return proven(self.wishes, grant, "", core, turn),
         };
-        Ok(Phase::Prove(Prove { wishes: self.wishes, verifier, grant, step }))
+        Ok(Phase::Prove(Box::new(Prove { wishes: self.wishes, verifier, grant, step })))
     }
 
     /// A certificate that is shown must be the user's, whatever else is asked for.
@@ -96,7 +96,7 @@ impl Claim {
 impl Prove {
     /// One message of the client's.
     pub(super) fn step(
-        self,
+        self: Box<Self>,
         bytes: &[u8],
         core: &mut Core,
         turn: &mut Turn<'_>,
@@ -123,7 +123,12 @@ impl Prove {
         }
     }
 
-    fn proof(mut self, body: &[u8], core: &mut Core, turn: &mut Turn<'_>) -> Result<Phase, Trouble> {
+    fn proof(
+        mut self: Box<Self>,
+        body: &[u8],
+        core: &mut Core,
+        turn: &mut Turn<'_>,
+    ) -> Result<Phase, Trouble> {
         match std::mem::replace(&mut self.step, Proof::Salting) {
             Proof::SaslInitial => {
                 let (mechanism, first) = frontend::sasl_initial(body)?;
@@ -164,7 +169,7 @@ impl Prove {
 
     /// The password has been salted.
     pub(super) fn salted(
-        self,
+        self: Box<Self>,
         key: &[u8; 32],
         core: &mut Core,
         turn: &mut Turn<'_>,
@@ -179,7 +184,12 @@ impl Prove {
         Trouble::WrongPassword { user: self.wishes.user.clone() }
     }
 
-    fn proven(self, method: &'static str, core: &mut Core, turn: &mut Turn<'_>) -> Result<Phase, Trouble> {
+    fn proven(
+        self: Box<Self>,
+        method: &'static str,
+        core: &mut Core,
+        turn: &mut Turn<'_>,
+    ) -> Result<Phase, Trouble> {
         proven(self.wishes, self.grant, method, core, turn)
     }
 }

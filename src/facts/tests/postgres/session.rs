@@ -173,6 +173,19 @@ fn the_cache_stays_in_its_bounds() {
 }
 
 #[test]
+fn a_generation_goes_a_few_entries_at_a_time() {
+    let mut cache = Cache::new(192 << 10);
+    let mut bytes = 0;
+    for number in 0..4000 {
+        let sql = format!("SELECT id FROM orders WHERE id = {number}");
+        cache.understand(sql.as_bytes(), catalog(), &Reading::new());
+        assert!(cache.bytes() + (4 << 10) > bytes, "{bytes} bytes fell to {} at {number}", cache.bytes());
+        bytes = cache.bytes();
+    }
+    assert!(bytes > 60 << 10, "a whole generation at least");
+}
+
+#[test]
 fn columns_come_with_those_of_children() {
     let all = catalog().column("public", "customers", "email");
     assert_eq!(all.len(), 2, "{all:?}");
