@@ -4,6 +4,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
 /// Bytes written or read at once.
 const CHUNK_BYTES: usize = 1 << 20;
 
@@ -17,10 +20,9 @@ pub fn segment_path(root: &Path, worker: u32, number: u64) -> PathBuf {
     series_dir(root, worker).join(format!("{number:010}.lgr"))
 }
 
-/// Makes the file of a segment: all its bytes are written as zeros and synced, so that later writes change no
-/// metadata and cannot run out of space, and its name is durable. Readable by its owner only. A file that was made
-/// earlier and never used (all zeros) is taken, or replaced if its size is another; any other is an error. Blocks: for
-/// control.
+/// Makes the file of a segment: it has all its room, reads as zeros, and its name is durable, so that later writes
+/// cannot run out of space. Readable by its owner only. A file that was made earlier and never used (all zeros) is
+/// taken, or replaced if its size is another; any other is an error. Blocks: for control.
 pub fn create_segment(root: &Path, worker: u32, number: u64, size: u64) -> io::Result<File> {
     let dir = series_dir(root, worker);
     create_private_dir(&dir)?;
@@ -29,7 +31,7 @@ pub fn create_segment(root: &Path, worker: u32, number: u64, size: u64) -> io::R
         return Ok(file);
     }
     let draft = dir.join(format!("{number:010}.new"));
-    let made = write_zeros(&draft, size).and_then(|file| {
+    let made = make(&draft, size).and_then(|file| {
         fs::rename(&draft, &path)?;
         File::open(&dir)?.sync_all()?;
         Ok(file)
@@ -114,10 +116,23 @@ fn is_zero(file: &mut File) -> io::Result<bool> {
     }
 }
 
-fn write_zeros(path: &Path, size: u64) -> io::Result<File> {
+/// A file with room for `size` bytes, all zeros. The room is reserved, not written: writing a segment's zeros before
+/// its blocks costs as much as the blocks.
+fn make(path: &Path, size: u64) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = OpenOptions::new();
     let mut file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    match fallocate(&file, FallocateFlags::empty(), 0, size) {
+        Ok(()) => {}
+        // A file system that cannot: NFS before 4.2, some that are served by a process.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(&mut file, size)?,
+        Err(error) => return Err(error.into()),
+    }
+    file.sync_all()?;
+    Ok(file)
+}
+
+fn write_zeros(file: &mut File, size: u64) -> io::Result<()> {
     let zeros = vec![0; CHUNK_BYTES];
     let mut left = size;
     while left > 0 {
@@ -125,6 +140,5 @@ fn write_zeros(path: &Path, size: u64) -> io::Result<File> {
         file.write_all(zeros.get(..len).unwrap_or_default())?;
         left -= len as u64;
     }
-    file.sync_all()?;
-    Ok(file)
+    Ok(())
 }
