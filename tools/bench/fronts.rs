@@ -36,6 +36,8 @@ enum Kind {
     HaProxy,
     Relay(&'static str),
     Lockgate(Variant),
+    /// Another build of Lockgate, everything on.
+    Build(PathBuf),
     /// It stands already, and knows the same user and database.
     Given(SocketAddr),
 }
@@ -139,14 +141,19 @@ const KNOWN: &[(&str, &str, Kind)] = &[
 ];
 
 impl Spec {
-    /// One of those known, or NAME=HOST:PORT.
+    /// One of those known, NAME=HOST:PORT, or NAME=FILE (with a slash in it).
     pub fn parse(text: &str) -> Result<Spec, String> {
         if let Some((name, _, kind)) = KNOWN.iter().find(|(name, ..)| *name == text) {
             return Ok(Spec { name: (*name).into(), kind: kind.clone() });
         }
         let known: Vec<&str> = KNOWN.iter().map(|(name, ..)| *name).collect();
-        let help = || format!("there is no such front; there are {} and NAME=HOST:PORT", known.join(", "));
+        let help = || {
+            format!("there is no such front; there are {}, NAME=HOST:PORT and NAME=FILE", known.join(", "))
+        };
         let (name, address) = text.split_once('=').ok_or_else(help)?;
+        if address.contains('/') {
+            return Ok(Spec { name: name.into(), kind: Kind::Build(address.into()) });
+        }
         let mut found = address.to_socket_addrs().map_err(|error| format!("{address}: {error}"))?;
         let address = found.next().ok_or_else(|| format!("{address} has no address"))?;
         Ok(Spec { name: name.into(), kind: Kind::Given(address) })
@@ -157,6 +164,7 @@ impl Spec {
         let known = KNOWN.iter().find(|(name, ..)| *name == self.name);
         match (&self.kind, known) {
             (Kind::Given(address), _) => format!("what listens on {address}"),
+            (Kind::Build(_), _) => "another build of Lockgate with everything on".into(),
             (_, Some((_, what, _))) => (*what).into(),
             _ => self.name.clone(),
         }
@@ -174,6 +182,10 @@ impl Spec {
                 let program = setup.program(setup.lockgate.as_deref(), "lockgate")?;
                 (variant.masks, lockgate::start(bed, setup, &program, &self.name, variant)?)
             }
+            Kind::Build(program) => {
+                let program = setup.program(Some(program), "lockgate")?;
+                (Variant::ALL.masks, lockgate::start(bed, setup, &program, &self.name, &Variant::ALL)?)
+            }
         };
         let configuration =
             process.as_ref().map_or_else(String::new, |process| configuration(&process.place(), bed));
@@ -186,6 +198,7 @@ impl Spec {
             Kind::PgBouncer => (process::program("pgbouncer")?, "--version"),
             Kind::HaProxy => (process::program("haproxy")?, "-v"),
             Kind::Lockgate(_) => (setup.program(setup.lockgate.as_deref(), "lockgate").ok()?, "--version"),
+            Kind::Build(program) => (setup.program(Some(program), "lockgate").ok()?, "--version"),
             Kind::Direct | Kind::Relay(_) | Kind::Given(_) => return None,
         };
         let said = process::run(Who::Ourselves, &program, &[word.into()]).ok()?;
@@ -321,6 +334,11 @@ mod tests {
         }
         let given = Spec::parse("pgcat=127.0.0.1:6432").unwrap();
         assert_eq!((given.name.as_str(), given.what().as_str()), ("pgcat", "what listens on 127.0.0.1:6432"));
+        let build = Spec::parse("before=target/before/lockgate").unwrap();
+        assert_eq!(
+            (build.name.as_str(), build.kind),
+            ("before", Kind::Build("target/before/lockgate".into()))
+        );
         assert!(Spec::parse("pgcat").unwrap_err().contains("there are direct, pgbouncer"));
         Spec::parse("pgcat=nowhere").unwrap_err();
     }
