@@ -35,7 +35,7 @@ impl Sink {
     /// Seals what waits; how many bytes of file that is.
     pub(crate) fn seal(&mut self, draft: &mut Draft, now: Time) -> usize {
         let Some(write) = self.writer.seal(draft, now) else { return 0 };
-        let bytes = write.buf.len();
+        let bytes = write.bytes().len();
         self.writer.acknowledged(write.token, write.buf);
         bytes
     }

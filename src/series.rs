@@ -3,13 +3,14 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
 use std::path::Path;
 use std::thread;
 
 use lockgate_recording::{
-    Draft, Recovery, SEGMENT_BYTES_MIN, SeriesStart, Time, Write, Writer, create_segment, recover,
-    segment_path, series_dir, workers,
+    Draft, Recovery, SEGMENT_BYTES_MIN, SegmentFile, SeriesStart, Time, Write, Writer, create_segment,
+    recover, segment_path, series_dir, workers,
 };
 use lockgate_worker::{Durability, RecordingSetup, Segment};
 use tracing::{error, info, warn};
@@ -101,11 +102,11 @@ fn begin(beginning: Beginning<'_>, series: u32) -> io::Result<RecordingSetup> {
     let Beginning { root, boot, now, segment_bytes, durability } = beginning;
     let recovery = recovered(root, series)?;
     let number = recovery.next_segment;
-    let file = create_segment(root, series, number, segment_bytes)?;
+    let SegmentFile { file, direct } = create_segment(root, series, number, segment_bytes)?;
     let path = segment_path(root, series, number).display().to_string();
     Ok(RecordingSetup {
         start: SeriesStart { worker: series, node: 0, boot, recovery, now },
-        segment: Segment { number, file: file.into(), path },
+        segment: Segment { number, file: file.into(), direct: direct.map(OwnedFd::from), path },
         durability,
     })
 }
@@ -118,7 +119,7 @@ fn close(beginning: Beginning<'_>, series: u32) -> io::Result<()> {
         return Ok(());
     }
     let number = recovery.next_segment;
-    let file = create_segment(root, series, number, SEGMENT_BYTES_MIN)?;
+    let SegmentFile { file, .. } = create_segment(root, series, number, SEGMENT_BYTES_MIN)?;
     let mut salt = [0; 8];
     lockgate_ring::random(&mut salt)?;
     let mut writer = Writer::new(SeriesStart { worker: series, node: 0, boot, recovery, now });
@@ -136,7 +137,7 @@ fn close(beginning: Beginning<'_>, series: u32) -> io::Result<()> {
 }
 
 fn write(writer: &mut Writer, file: &File, write: Write) -> io::Result<()> {
-    file.write_all_at(&write.buf, write.offset)?;
+    file.write_all_at(write.bytes(), write.offset)?;
     writer.acknowledged(write.token, write.buf);
     Ok(())
 }

@@ -33,6 +33,8 @@ pub enum Order {
         number: u64,
         /// Open for writing.
         file: OwnedFd,
+        /// The same past the page cache, where the file system can.
+        direct: Option<OwnedFd>,
         /// Where it is, for messages.
         path: String,
     },

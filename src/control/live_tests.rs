@@ -328,7 +328,7 @@ fn workers_get_segments_salted_passwords_and_their_end() {
     let gateway = Gateway::new(&server);
     gateway.notices.send(Notice::SegmentWanted { worker: 0, number: 7 }).unwrap();
     let path = gateway.order("a segment", |order| match order {
-        Order::Segment { number: 7, file, path } => {
+        Order::Segment { number: 7, file, path, .. } => {
             assert_eq!(fs::File::from(file).metadata().unwrap().len(), 4 << 20);
             Some(path)
         }

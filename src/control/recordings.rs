@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockgate_bridge::Order;
-use lockgate_recording::{create_segment, segment_path};
+use lockgate_recording::{SegmentFile, create_segment, segment_path};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -58,7 +58,10 @@ async fn make(place: Arc<Place>, worker: u32, number: u64) -> Result<Order, Stri
     let path = segment_path(&place.root, series, number).display().to_string();
     let made = spawn_blocking(move || create_segment(&place.root, series, number, place.segment_bytes)).await;
     match made {
-        Ok(Ok(file)) => Ok(Order::Segment { number, file: OwnedFd::from(file), path }),
+        Ok(Ok(SegmentFile { file, direct })) => {
+            let (file, direct) = (OwnedFd::from(file), direct.map(OwnedFd::from));
+            Ok(Order::Segment { number, file, direct, path })
+        }
         Ok(Err(error)) => Err(format!("{path} cannot be made: {error}")),
         Err(_) => Err(format!("{path} cannot be made: the thread that made it died")),
     }

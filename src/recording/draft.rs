@@ -6,6 +6,7 @@ use foldhash::fast::FixedState;
 
 use crate::codec::{Encoder, put_at};
 use crate::layout::{BLOCK_HEADER_BYTES, PAYLOAD_BYTES_MAX};
+use crate::paged::PagedBuf;
 use crate::record::{FRAGMENT, Record, SessionId, Time};
 
 /// A record whose body may be longer is written in pieces: several of one fit into a block, and none is ever
@@ -16,6 +17,9 @@ const BODY_BYTES_MAX: usize = 256 << 10;
 pub const RECORD_BYTES_MAX: usize = 256 << 20;
 /// No record's head (length, type, session, counter, time) is longer.
 const HEAD_BYTES_MAX: usize = 4 + 1 + 8 + 10 + 10 + 10;
+
+/// Most buffers that are kept for later blocks: as many as wait while the disk is slower for a moment.
+const SPARES_MAX: usize = 6;
 
 const _: () = assert!(2 * (BODY_BYTES_MAX + HEAD_BYTES_MAX) < PAYLOAD_BYTES_MAX);
 
@@ -36,6 +40,8 @@ pub struct Draft {
     /// Parts that were closed so far, in this draft's life.
     closed: u64,
     bytes_full: usize,
+    /// What written blocks were in.
+    spares: Vec<Vec<u8>>,
     counters: HashMap<SessionId, u64, FixedState>,
 }
 
@@ -43,7 +49,7 @@ pub struct Draft {
 #[derive(Default)]
 pub(crate) struct Part {
     /// Empty, or [`BLOCK_HEADER_BYTES`] bytes of room and the records.
-    pub(crate) buf: Vec<u8>,
+    pub(crate) buf: PagedBuf,
     pub(crate) records: u32,
     /// Time of the last record.
     last: Time,
@@ -53,7 +59,7 @@ pub(crate) struct Part {
 
 impl Part {
     /// A block whose write failed, to be sealed once more.
-    pub(crate) fn again(buf: Vec<u8>, records: u32, mark: u64) -> Part {
+    pub(crate) fn again(buf: PagedBuf, records: u32, mark: u64) -> Part {
         Part { buf, records, mark, last: Time::default() }
     }
 
@@ -65,11 +71,11 @@ impl Part {
     #[inline]
     pub(crate) fn put(&mut self, head: Head, bound: usize, body: impl FnOnce(&mut Encoder<'_>)) {
         self.buf.reserve(BLOCK_HEADER_BYTES + HEAD_BYTES_MAX + bound);
-        if self.buf.is_empty() {
-            self.buf.resize(BLOCK_HEADER_BYTES, 0);
+        if self.buf.len() == 0 {
+            self.buf.vec().extend_from_slice(&[0; BLOCK_HEADER_BYTES]);
         }
-        let start = self.buf.len();
-        let mut out = Encoder::new(&mut self.buf);
+        let start = self.buf.vec().len();
+        let mut out = Encoder::new(self.buf.vec());
         out.u32(0);
         out.u8(head.kind);
         out.u64(head.session.0);
@@ -77,8 +83,8 @@ impl Part {
         out.step(self.last.monotonic_ns, head.at.monotonic_ns);
         out.step(self.last.wall_us, head.at.wall_us);
         body(&mut out);
-        let len = u32::try_from(self.buf.len().saturating_sub(start + 4)).unwrap_or(u32::MAX);
-        put_at(&mut self.buf, start, &len.to_le_bytes());
+        let len = u32::try_from(self.buf.vec().len().saturating_sub(start + 4)).unwrap_or(u32::MAX);
+        put_at(self.buf.vec(), start, &len.to_le_bytes());
         self.last = head.at;
         self.records += 1;
     }
@@ -139,18 +145,26 @@ impl Draft {
         self.full.front().unwrap_or(&self.open).payload_bytes()
     }
 
-    /// Takes the next block to be sealed; `spare` becomes the buffer of the open one if that is taken.
-    pub(crate) fn take(&mut self, spare: &mut Vec<u8>) -> Option<Part> {
+    /// Takes the next block to be sealed.
+    pub(crate) fn take(&mut self) -> Option<Part> {
         if let Some(part) = self.full.pop_front() {
             self.bytes_full = self.bytes_full.saturating_sub(part.payload_bytes());
             return Some(part);
         }
-        (self.open.records > 0).then(|| self.close(std::mem::take(spare)))
+        (self.open.records > 0).then(|| self.close())
     }
 
-    fn close(&mut self, spare: Vec<u8>) -> Part {
+    /// Keeps the buffer of a written block for a later one: memory that was used is cheaper than new memory.
+    pub(crate) fn keep(&mut self, buf: Vec<u8>) {
+        if self.spares.len() < SPARES_MAX {
+            self.spares.push(buf);
+        }
+    }
+
+    fn close(&mut self) -> Part {
         self.closed += 1;
-        let next = Part { buf: spare, ..Part::default() };
+        let spare = self.spares.pop().unwrap_or_default();
+        let next = Part { buf: PagedBuf::new(spare), ..Part::default() };
         let mut part = std::mem::replace(&mut self.open, next);
         part.mark = self.closed;
         part
@@ -159,7 +173,7 @@ impl Draft {
     #[inline]
     fn put(&mut self, head: Head, bound: usize, body: impl FnOnce(&mut Encoder<'_>)) {
         if self.open.payload_bytes() + HEAD_BYTES_MAX + bound > PAYLOAD_BYTES_MAX {
-            let part = self.close(Vec::new());
+            let part = self.close();
             self.bytes_full += part.payload_bytes();
             self.full.push_back(part);
         }

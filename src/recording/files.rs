@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::Errno;
 
 /// Bytes written or read at once.
@@ -20,21 +20,31 @@ pub fn segment_path(root: &Path, worker: u32, number: u64) -> PathBuf {
     series_dir(root, worker).join(format!("{number:010}.lgr"))
 }
 
+/// A segment's file, open for writing.
+#[derive(Debug)]
+pub struct SegmentFile {
+    /// Through the page cache.
+    pub file: File,
+    /// The same past it, for blocks of whole pages ([`Write::is_paged`](crate::Write::is_paged)); `None`: the file
+    /// system cannot.
+    pub direct: Option<File>,
+}
+
 /// Makes the file of a segment: it has all its room, reads as zeros, and its name is durable, so that later writes
 /// cannot run out of space. Readable by its owner only. A file that was made earlier and never used (all zeros) is
 /// taken, or replaced if its size is another; any other is an error. Blocks: for control.
-pub fn create_segment(root: &Path, worker: u32, number: u64, size: u64) -> io::Result<File> {
+pub fn create_segment(root: &Path, worker: u32, number: u64, size: u64) -> io::Result<SegmentFile> {
     let dir = series_dir(root, worker);
     create_private_dir(&dir)?;
     let path = segment_path(root, worker, number);
     if let Some(file) = open_unused(&path, size)? {
-        return Ok(file);
+        return Ok(SegmentFile { file, direct: open_direct(&path) });
     }
     let draft = dir.join(format!("{number:010}.new"));
     let made = make(&draft, size).and_then(|file| {
         fs::rename(&draft, &path)?;
         File::open(&dir)?.sync_all()?;
-        Ok(file)
+        Ok(SegmentFile { file, direct: open_direct(&path) })
     });
     if made.is_err() {
         // What takes room without being of use goes; the first error is the one to report.
@@ -99,6 +109,12 @@ fn open_unused(path: &Path, size: u64) -> io::Result<Option<File>> {
     }
     let what = format!("{} is there already and not empty: it is never overwritten", path.display());
     Err(io::Error::new(ErrorKind::AlreadyExists, what))
+}
+
+fn open_direct(path: &Path) -> Option<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = i32::try_from(OFlags::DIRECT.bits()).ok()?;
+    OpenOptions::new().write(true).custom_flags(flags).open(path).ok()
 }
 
 /// Whether all bytes from the beginning are zero.

@@ -7,10 +7,15 @@ use crate::record::Time;
 pub const VERSION: u16 = 1;
 /// Blocks begin at multiples of this many bytes. Small, because in `os` durability a group commit may be one
 /// command of some 250 bytes and padding to 512 would double it; 64 is a cache line, and half a block header.
-/// Written in each segment's header, so that a writer with O_DIRECT can choose the device's block size.
+/// Large blocks end at a page all the same ([`PAGED_BYTES_MIN`]), where padding costs little, so that they can be
+/// written past the page cache.
 pub const ALIGNMENT: u16 = 64;
 /// Most that a reader accepts as alignment.
 pub const ALIGNMENT_MAX: u16 = 4096;
+/// A page, and at least a block of any device: what direct writes are multiples of, in the file and in memory.
+pub const PAGE_BYTES: usize = 4096;
+/// A block with at least this many bytes of records takes whole pages.
+pub const PAGED_BYTES_MIN: usize = 64 << 10;
 /// Bytes of a segment header; the first block begins at the next multiple of the alignment.
 pub const SEGMENT_HEADER_BYTES: usize = 256;
 /// Bytes of a block header.
@@ -32,6 +37,7 @@ pub(crate) const BLOCK_MAGIC: [u8; 4] = *b"LGBK";
 /// BLAKE3 for the chain and the blocks' roots.
 const HASH_BLAKE3: u8 = 1;
 const FLAG_LAST: u16 = 1;
+const FLAG_PAGED: u16 = 2;
 
 const _: () = assert!(BLOCK_HEADER_BYTES.is_multiple_of(ALIGNMENT as usize));
 const _: () = assert!(SEGMENT_HEADER_BYTES.is_multiple_of(ALIGNMENT as usize));
@@ -155,6 +161,8 @@ impl SegmentHeader {
 pub struct BlockHeader {
     /// The segment ends with this block.
     pub last: bool,
+    /// The block ends where a page of the file ends.
+    pub paged: bool,
     /// The segment's salt.
     pub salt: u64,
     /// Counts the blocks of the series.
@@ -179,7 +187,7 @@ impl BlockHeader {
         let mut out = Encoder::new(&mut buf);
         out.raw(&BLOCK_MAGIC);
         out.u16(VERSION);
-        out.u16(if self.last { FLAG_LAST } else { 0 });
+        out.u16(if self.last { FLAG_LAST } else { 0 } | if self.paged { FLAG_PAGED } else { 0 });
         out.u64(self.salt);
         out.u64(self.number);
         out.u32(self.payload_bytes);
@@ -210,6 +218,7 @@ impl BlockHeader {
         let flags = from.u16().map_err(short)?;
         let header = BlockHeader {
             last: flags & FLAG_LAST != 0,
+            paged: flags & FLAG_PAGED != 0,
             salt: from.u64().map_err(short)?,
             number: from.u64().map_err(short)?,
             payload_bytes: from.u32().map_err(short)?,
@@ -222,7 +231,7 @@ impl BlockHeader {
         if header.salt != salt {
             return Err("the block carries another segment's salt");
         }
-        if flags & !FLAG_LAST != 0 || from.take(8).map_err(short)? != [0; 8] {
+        if flags & !(FLAG_LAST | FLAG_PAGED) != 0 || from.take(8).map_err(short)? != [0; 8] {
             return Err("the block header's reserved bytes are not zero");
         }
         if header.payload_bytes as usize > PAYLOAD_BYTES_MAX {
@@ -231,9 +240,10 @@ impl BlockHeader {
         Ok(header)
     }
 
-    /// Bytes the block takes, padding included.
-    pub(crate) fn stride(&self, alignment: u16) -> u64 {
-        (BLOCK_HEADER_BYTES as u64 + u64::from(self.payload_bytes)).next_multiple_of(u64::from(alignment))
+    /// Where the block ends that begins at `offset`, padding included.
+    pub(crate) fn end(&self, offset: u64, alignment: u16) -> u64 {
+        let alignment = if self.paged { PAGE_BYTES as u64 } else { u64::from(alignment) };
+        (offset + BLOCK_HEADER_BYTES as u64 + u64::from(self.payload_bytes)).next_multiple_of(alignment)
     }
 }
 

@@ -14,6 +14,7 @@ mod files;
 #[doc(hidden)]
 pub mod fuzzing;
 mod layout;
+mod paged;
 mod reader;
 mod record;
 mod recover;
@@ -25,10 +26,11 @@ mod writer;
 pub use codec::Malformed;
 pub use draft::{Draft, RECORD_BYTES_MAX};
 pub use entries::Entry;
-pub use files::{create_segment, segment_path, series_dir, workers};
+pub use files::{SegmentFile, create_segment, segment_path, series_dir, workers};
 pub use layout::{
-    ALIGNMENT, ALIGNMENT_MAX, BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, BlockHeader, Hash, PAYLOAD_BYTES_MAX,
-    SEGMENT_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES, SegmentHeader, VERSION,
+    ALIGNMENT, ALIGNMENT_MAX, BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, BlockHeader, Hash, PAGED_BYTES_MIN,
+    PAYLOAD_BYTES_MAX, SEGMENT_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES,
+    SegmentHeader, VERSION,
 };
 pub use record::{Column, CommandKind, Record, Ruling, SessionId, Time};
 pub use recover::{Crash, Recovery, recover};

@@ -188,7 +188,7 @@ impl<S: Source> SegmentReader<S> {
         self.next = header.number.checked_add(1).map(|number| (number, value));
         self.salt = Some(header.salt);
         self.sealed = header.last;
-        self.offset = offset + header.stride(self.alignment);
+        self.offset = header.end(offset, self.alignment);
         let payload = self.window.get(offset + BLOCK_HEADER_BYTES as u64, header.payload_bytes as usize)?;
         Ok(Some(Step::Block(Block { offset, header, payload })))
     }
@@ -233,12 +233,12 @@ impl<S: Source> SegmentReader<S> {
             Ok(header) => header,
             Err(why) => return Ok(Look::Nothing(why)),
         };
-        let stride = header.stride(self.alignment);
-        if offset + stride > self.end {
+        let end = header.end(offset, self.alignment);
+        if end > self.end {
             return Ok(Look::Nothing("the file ends inside a block"));
         }
         // All of it at once: what is looked at afterwards is in the window.
-        let whole = self.window.get(offset, usize::try_from(stride).unwrap_or(BLOCK_BYTES_MAX))?;
+        let whole = self.window.get(offset, usize::try_from(end - offset).unwrap_or(BLOCK_BYTES_MAX))?;
         let payload = whole.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
         let payload = payload.get(..header.payload_bytes as usize).unwrap_or_default();
         if crc32c::crc32c(payload) != header.payload_crc {
@@ -264,7 +264,7 @@ impl<S: Source> SegmentReader<S> {
         {
             return Ok(Some("the hash of its records does not fit".to_owned()));
         }
-        let padding = header.stride(self.alignment) - BLOCK_HEADER_BYTES as u64 - payload_bytes as u64;
+        let padding = header.end(offset, self.alignment) - records - payload_bytes as u64;
         let padding = usize::try_from(padding).unwrap_or_default();
         let padding = self.window.get(records + payload_bytes as u64, padding)?;
         let clean = padding.iter().all(|byte| *byte == 0);

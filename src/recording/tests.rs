@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use crate::codec::put_at;
 use crate::draft::RECORD_BYTES_MAX;
 use crate::entries::{Joiner, Raws};
+use crate::layout::PAGE_BYTES;
 use crate::*;
 
 const SIZE: u64 = SEGMENT_BYTES_MIN.next_multiple_of(4096);
@@ -130,9 +131,9 @@ fn at(ms: u64) -> Time {
 fn drained(draft: &mut Draft) -> Vec<String> {
     let mut joiner = Joiner::default();
     let mut found = Vec::new();
-    while let Some(part) = draft.take(&mut Vec::new()) {
+    while let Some(part) = draft.take() {
         assert!(part.payload_bytes() <= PAYLOAD_BYTES_MAX);
-        let raws: Result<Vec<_>, _> = Raws::new(&part.buf[BLOCK_HEADER_BYTES..]).collect();
+        let raws: Result<Vec<_>, _> = Raws::new(&part.buf.bytes()[BLOCK_HEADER_BYTES..]).collect();
         let raws = raws.unwrap();
         assert_eq!(raws.len(), part.records as usize);
         for raw in raws {
@@ -223,8 +224,8 @@ fn what_is_larger_than_a_block_is_cut_and_joined() {
     assert!(found[1].contains(&format!("{command:?}")));
     let mut joined = Vec::new();
     draft.push(SESSION, at(3), &Record::Rows { command: 1, stream: &big });
-    while let Some(part) = draft.take(&mut Vec::new()) {
-        for raw in Raws::new(&part.buf[BLOCK_HEADER_BYTES..]) {
+    while let Some(part) = draft.take() {
+        for raw in Raws::new(&part.buf.bytes()[BLOCK_HEADER_BYTES..]) {
             let raw = raw.unwrap();
             if let Ok(Record::Rows { stream, .. }) = Record::decode(raw.head.kind, raw.body) {
                 joined.extend_from_slice(stream);
@@ -300,20 +301,20 @@ impl Rig {
 
     fn begin(&mut self) -> Write {
         let number = self.writer.next_segment();
-        self.file = Some(create_segment(&self.root, 0, number, SIZE).unwrap());
+        self.file = Some(create_segment(&self.root, 0, number, SIZE).unwrap().file);
         let now = self.now();
         self.writer.begin_segment(number, SIZE, 0x5a17_0000 + number, now).unwrap()
     }
 
     fn write(&mut self, write: Write) {
-        self.file.as_ref().unwrap().write_all_at(&write.buf, write.offset).unwrap();
-        self.journal.push((self.writer.next_segment() - 1, write.offset, write.buf.clone()));
+        self.file.as_ref().unwrap().write_all_at(write.bytes(), write.offset).unwrap();
+        self.journal.push((self.writer.next_segment() - 1, write.offset, write.bytes().to_vec()));
         self.writer.acknowledged(write.token, write.buf);
     }
 
     /// The write in flight fails after `landed` of its bytes have reached the file.
     fn fail(&mut self, write: Write, landed: usize) {
-        self.file.as_ref().unwrap().write_all_at(&write.buf[..landed], write.offset).unwrap();
+        self.file.as_ref().unwrap().write_all_at(&write.bytes()[..landed], write.offset).unwrap();
         let now = self.now();
         self.writer.failed(write.token, write.buf, "no space left on device", now);
     }
@@ -478,7 +479,7 @@ fn a_failed_write_loses_nothing_whatever_part_of_it_landed() {
                 let mark = rig.draft.mark();
                 while let Some(write) = rig.next() {
                     if writes == failing {
-                        let landed = write.buf.len() * part / 3;
+                        let landed = write.bytes().len() * part / 3;
                         rig.fail(write, landed);
                         assert!(rig.writer.needs_segment() && rig.writer.written() < mark);
                     } else {
@@ -519,7 +520,7 @@ fn a_failure_while_going_on_after_a_failure_is_survived() {
     rig.push(SESSION, &record(9, &Pool::fixed()));
     for landed in [0, 64, 256] {
         let write = rig.next().unwrap();
-        let landed = landed.min(write.buf.len());
+        let landed = landed.min(write.bytes().len());
         rig.fail(write, landed);
     }
     rig.flush();
@@ -559,15 +560,15 @@ fn segments_of_the_wrong_size_or_number_are_refused() {
 fn a_segment_file_is_zeroed_private_and_never_overwritten() {
     use std::os::unix::fs::PermissionsExt;
     let dir = TempDir::new().unwrap();
-    let file = create_segment(dir.path(), 3, 12, SIZE).unwrap();
+    let file = create_segment(dir.path(), 3, 12, SIZE).unwrap().file;
     let path = dir.path().join("w003/0000000012.lgr");
     assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(file.metadata().unwrap().len(), SIZE);
     assert!(fs::read(&path).unwrap().iter().all(|byte| *byte == 0));
     // Another size is configured, and then the first again.
-    assert_eq!(create_segment(dir.path(), 3, 12, SIZE * 2).unwrap().metadata().unwrap().len(), SIZE * 2);
+    assert_eq!(create_segment(dir.path(), 3, 12, SIZE * 2).unwrap().file.metadata().unwrap().len(), SIZE * 2);
     drop(create_segment(dir.path(), 3, 12, SIZE).unwrap());
-    let file = create_segment(dir.path(), 3, 12, SIZE).unwrap();
+    let file = create_segment(dir.path(), 3, 12, SIZE).unwrap().file;
     file.write_all_at(b"x", SIZE - 1).unwrap();
     let used = create_segment(dir.path(), 3, 12, SIZE).unwrap_err();
     assert_eq!(used.kind(), std::io::ErrorKind::AlreadyExists);
@@ -576,6 +577,38 @@ fn a_segment_file_is_zeroed_private_and_never_overwritten() {
     file.write_all_at(b"\0", SIZE - 1).unwrap();
     assert_eq!(recover(dir.path(), 3).unwrap(), Recovery::default());
     assert_eq!(verify(dir.path()).unwrap().series[0].unused, 1);
+}
+
+#[test]
+fn large_blocks_take_whole_pages_and_their_padding_is_checked() {
+    let dir = TempDir::new().unwrap();
+    let mut rig = Rig::start(dir.path());
+    let header = rig.begin();
+    rig.write(header);
+    let text = "x".repeat(PAGED_BYTES_MIN);
+    let mut ends = Vec::new();
+    for round in 0..8 {
+        let at = rig.now();
+        rig.draft.push(
+            SessionId::NONE,
+            at,
+            &Record::Gap { reason: if round % 4 == 3 { "small" } else { &text } },
+        );
+        let write = rig.next().unwrap();
+        ends.push((write.is_paged(), write.offset + write.bytes().len() as u64));
+        rig.write(write);
+    }
+    let paged: Vec<bool> = ends.iter().map(|(paged, _)| *paged).collect();
+    // The first of each stretch begins behind something small.
+    assert_eq!(paged, [false, true, true, false, false, true, true, false]);
+    for (round, (_, end)) in ends.iter().enumerate() {
+        assert_eq!(end.is_multiple_of(PAGE_BYTES as u64), round % 4 != 3, "block {round}");
+    }
+    trim(&path(dir.path(), 0));
+    assert!(verify(dir.path()).unwrap().ok());
+    let file = File::options().write(true).open(path(dir.path(), 0)).unwrap();
+    file.write_all_at(b"x", ends[1].1 - 1).unwrap();
+    assert!(!verify(dir.path()).unwrap().ok(), "the last byte of a block's padding");
 }
 
 /// Sessions and blocks that are whole in the first `len` bytes of the only segment.
@@ -915,8 +948,8 @@ proptest! {
                 if writes == crash {
                     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss,
                         reason = "a share of a length")]
-                    let landed = (write.buf.len() as f64 * torn) as usize;
-                    rig.file.as_ref().unwrap().write_all_at(&write.buf[..landed], write.offset).unwrap();
+                    let landed = (write.bytes().len() as f64 * torn) as usize;
+                    rig.file.as_ref().unwrap().write_all_at(&write.bytes()[..landed], write.offset).unwrap();
                     crashed = true;
                     break 'run;
                 }

@@ -6,9 +6,10 @@ use std::fmt;
 use crate::codec::put_at;
 use crate::draft::{Draft, Head, Part};
 use crate::layout::{
-    ALIGNMENT, BLOCK_HEADER_BYTES, BlockHeader, Hash, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentHeader,
-    block_value,
+    ALIGNMENT, BLOCK_HEADER_BYTES, BlockHeader, Hash, PAGE_BYTES, PAGED_BYTES_MIN, SEGMENT_BYTES_MAX,
+    SEGMENT_BYTES_MIN, SegmentHeader, block_value,
 };
+use crate::paged::PagedBuf;
 use crate::record::{Record, SessionId, Time};
 
 /// Where a series goes on.
@@ -30,8 +31,10 @@ pub struct SeriesStart {
 #[must_use = "what is sealed and not written is lost"]
 #[derive(PartialEq, Eq)]
 pub struct Write {
-    /// The bytes; they come back with [`Writer::acknowledged`] or [`Writer::failed`].
+    /// Holds the bytes; it comes back with [`Writer::acknowledged`] or [`Writer::failed`].
     pub buf: Vec<u8>,
+    /// They begin here and go up to the end.
+    pub start: usize,
     /// Where in the file.
     pub offset: u64,
     /// Names this write.
@@ -40,11 +43,26 @@ pub struct Write {
     pub last: bool,
 }
 
+impl Write {
+    /// What is to be written.
+    pub fn bytes(&self) -> &[u8] {
+        self.buf.get(self.start..).unwrap_or_default()
+    }
+
+    /// Whole pages of memory become whole pages of the file: it can be written past the page cache.
+    pub fn is_paged(&self) -> bool {
+        let bytes = self.bytes();
+        bytes.as_ptr().addr().is_multiple_of(PAGE_BYTES)
+            && bytes.len().is_multiple_of(PAGE_BYTES)
+            && self.offset.is_multiple_of(PAGE_BYTES as u64)
+    }
+}
+
 /// Shows sizes only: what is recorded belongs into no log.
 impl fmt::Debug for Write {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Write { buf, offset, token, last } = self;
-        write!(f, "Write {{ {} bytes at {offset}, token {token}, last {last} }}", buf.len())
+        let (bytes, Write { offset, token, last, .. }) = (self.bytes().len(), self);
+        write!(f, "Write {{ {bytes} bytes at {offset}, token {token}, last {last} }}")
     }
 }
 
@@ -112,7 +130,8 @@ pub struct Writer {
     /// The segment's `Carried` record is due.
     carry: bool,
     written: u64,
-    spare: Vec<u8>,
+    /// The buffer of the block that was written last.
+    spare: Option<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -129,6 +148,8 @@ struct InFlight {
     next_block: u64,
     offset: u64,
     last: bool,
+    /// Of the buffer's bytes.
+    start: usize,
     /// What it takes to seal the block once more; `None`: a header or a last block.
     content: Option<Content>,
 }
@@ -163,7 +184,7 @@ impl Writer {
             urgent: VecDeque::new(),
             carry: false,
             written: 0,
-            spare: Vec::new(),
+            spare: None,
         };
         if let Some(record) = recovery.record() {
             writer.urge(now, &record);
@@ -237,7 +258,7 @@ impl Writer {
         let (value, offset, next_block) = (header.value(), header.blocks_offset(), self.next_block);
         Ok(self.launch(
             header.encode(),
-            InFlight { token: 0, value, next_block, offset, last: false, content: None },
+            InFlight { token: 0, value, next_block, offset, last: false, start: 0, content: None },
         ))
     }
 
@@ -247,6 +268,9 @@ impl Writer {
             return None;
         }
         self.segment.as_ref()?;
+        if let Some(spare) = self.spare.take() {
+            draft.keep(spare);
+        }
         if self.carry && self.urgent.is_empty() {
             self.carry = false;
             draft.push_carried(now);
@@ -255,7 +279,7 @@ impl Writer {
         if !self.fits(payload) {
             return self.finish(now);
         }
-        let part = self.urgent.pop_front().or_else(|| draft.take(&mut self.spare))?;
+        let part = self.urgent.pop_front().or_else(|| draft.take())?;
         self.seal_part(part, now)
     }
 
@@ -265,7 +289,7 @@ impl Writer {
         if self.in_flight.is_some() {
             return None;
         }
-        self.seal_block(Vec::new(), 0, true, None, now)
+        self.seal_block(PagedBuf::default(), 0, true, None, now)
     }
 
     /// A write is done. Anything but the token in flight is ignored.
@@ -280,7 +304,7 @@ impl Writer {
             Some(segment) if !done.last => segment.offset = done.offset,
             _ => self.segment = None,
         }
-        self.keep(buf);
+        self.spare = done.content.map(|_| buf);
     }
 
     /// A write failed: the segment is given up, and the next one begins with a `Gap` that says why and the block
@@ -289,7 +313,7 @@ impl Writer {
         let Some(failed) = self.in_flight.take_if(|flight| flight.token == token) else { return };
         self.segment = None;
         if let Some(content) = failed.content {
-            let mut buf = buf;
+            let mut buf = PagedBuf::again(buf, failed.start);
             buf.truncate(content.len);
             self.urgent.push_front(Part::again(buf, content.records, content.mark));
         }
@@ -307,10 +331,9 @@ impl Writer {
 
     /// A block with this payload and the last block both fit.
     fn fits(&self, payload: usize) -> bool {
-        let block = (BLOCK_HEADER_BYTES as u64 + payload as u64).next_multiple_of(u64::from(ALIGNMENT));
-        self.segment.as_ref().is_some_and(|segment| {
-            block + BLOCK_HEADER_BYTES as u64 <= segment.size.saturating_sub(segment.offset)
-        })
+        self.segment
+            .as_ref()
+            .is_some_and(|segment| end(segment.offset, payload) + BLOCK_HEADER_BYTES as u64 <= segment.size)
     }
 
     fn seal_part(&mut self, part: Part, now: Time) -> Option<Write> {
@@ -321,19 +344,22 @@ impl Writer {
     /// `buf` has room for the header in front (or is empty): nothing is copied.
     fn seal_block(
         &mut self,
-        mut buf: Vec<u8>,
+        mut buf: PagedBuf,
         records: u32,
         last: bool,
         content: Option<Content>,
         now: Time,
     ) -> Option<Write> {
         let segment = self.segment.as_ref()?;
-        if buf.is_empty() {
-            buf.resize(BLOCK_HEADER_BYTES, 0);
+        if buf.len() == 0 {
+            buf.reserve(BLOCK_HEADER_BYTES);
+            buf.vec().extend_from_slice(&[0; BLOCK_HEADER_BYTES]);
         }
-        let payload = buf.get(BLOCK_HEADER_BYTES..)?;
+        let payload = buf.bytes().get(BLOCK_HEADER_BYTES..)?;
+        let offset = end(segment.offset, payload.len());
         let header = BlockHeader {
             last,
+            paged: payload.len() >= PAGED_BYTES_MIN,
             salt: segment.salt,
             number: self.next_block,
             payload_bytes: u32::try_from(payload.len()).ok()?,
@@ -344,27 +370,24 @@ impl Writer {
             payload_crc: crc32c::crc32c(payload),
         }
         .encode();
-        put_at(&mut buf, 0, &header);
-        buf.resize(buf.len().next_multiple_of(usize::from(ALIGNMENT)), 0);
-        let offset = segment.offset + buf.len() as u64;
+        put_at(buf.bytes_mut(), 0, &header);
+        let (buf, start) = buf.into_parts(usize::try_from(offset - segment.offset).ok()?);
         let (value, next_block) = (block_value(&header), self.next_block + 1);
-        Some(self.launch(buf, InFlight { token: 0, value, next_block, offset, last, content }))
+        Some(self.launch(buf, InFlight { token: 0, value, next_block, offset, last, start, content }))
     }
 
     fn launch(&mut self, buf: Vec<u8>, flight: InFlight) -> Write {
         self.token += 1;
         let token = self.token;
         let offset = self.segment.as_ref().map_or(0, |segment| segment.offset);
-        let last = flight.last;
+        let InFlight { last, start, .. } = flight;
         self.in_flight = Some(InFlight { token, ..flight });
-        Write { buf, offset, token, last }
+        Write { buf, start, offset, token, last }
     }
+}
 
-    /// Keeps the larger buffer for the next draft: a worker comes to rest with two, of a block's size at most.
-    fn keep(&mut self, mut buf: Vec<u8>) {
-        if buf.capacity() > self.spare.capacity() {
-            buf.clear();
-            self.spare = buf;
-        }
-    }
+/// Where a block ends that begins at `offset`.
+fn end(offset: u64, payload: usize) -> u64 {
+    let alignment = if payload >= PAGED_BYTES_MIN { PAGE_BYTES as u64 } else { u64::from(ALIGNMENT) };
+    (offset + BLOCK_HEADER_BYTES as u64 + payload as u64).next_multiple_of(alignment)
 }

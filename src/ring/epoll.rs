@@ -284,8 +284,8 @@ impl Driver for Poller {
         self.disk.close(file);
     }
 
-    fn write(&mut self, file: FileId, offset: u64, buf: Vec<u8>, token: u64) {
-        let event = self.disk.write(file, offset, buf, token);
+    fn write(&mut self, file: FileId, offset: u64, buf: Vec<u8>, start: usize, token: u64) {
+        let event = self.disk.write(file, offset, buf, start, token);
         self.common.ready.extend(event);
     }
 

@@ -212,8 +212,9 @@ pub trait Driver {
     fn open_file(&mut self, file: OwnedFd) -> FileId;
     /// Closes the file when nothing of it is in flight.
     fn close_file(&mut self, file: FileId);
-    /// Writes the whole of `buf` at `offset`; [`Event::Written`] with `token` tells.
-    fn write(&mut self, file: FileId, offset: u64, buf: Vec<u8>, token: u64);
+    /// Writes the bytes of `buf` from `start` on at `offset`; [`Event::Written`] with `token` tells. The file may be one
+    /// that takes whole pages of aligned memory only.
+    fn write(&mut self, file: FileId, offset: u64, buf: Vec<u8>, start: usize, token: u64);
     /// `fdatasync`; [`Event::Synced`] with `token` tells. It covers the writes whose [`Event::Written`] came
     /// before this call, and no others.
     fn sync(&mut self, file: FileId, token: u64);

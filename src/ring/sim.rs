@@ -487,16 +487,20 @@ impl Driver for Sim {
         self.disk.close(file);
     }
 
-    fn write(&mut self, file: FileId, offset: u64, buf: Vec<u8>, token: u64) {
-        if buf.is_empty() {
+    fn write(&mut self, file: FileId, offset: u64, buf: Vec<u8>, start: usize, token: u64) {
+        if start >= buf.len() {
             return self.ready.push(Event::Written { token, result: Ok(()), buf });
         }
         let Some(file) = self.disk.find(file) else {
             return self.ready.push(Event::Written { token, result: Err(no_such_file()), buf });
         };
+        let bytes = buf.get(start..).unwrap_or_default();
+        self.trace.note(self.now_ns, &[12, offset, token], bytes, || {
+            format!("Write {token}: {} bytes at {offset}", bytes.len())
+        });
         let fails = self.random.chance(self.config.faults.write);
-        let fails_at = fails.then(|| self.random.length(0, buf.len()));
-        self.begin(Job { file, token, work: Work::Write { offset, buf, done: 0, fails_at } });
+        let fails_at = fails.then(|| self.random.length(0, buf.len() - start));
+        self.begin(Job { file, token, work: Work::Write { offset, buf, start, done: 0, fails_at } });
     }
 
     fn sync(&mut self, file: FileId, token: u64) {

@@ -983,7 +983,7 @@ fn files_are_written_where_and_as_told<D: Tested>() {
     let parts: Vec<_> = (0..200_u64).map(|n| pattern(n, 10_000)).collect();
     for (n, part) in parts.iter().enumerate().rev() {
         let n = u64::try_from(n).unwrap();
-        rig.driver.write(file, n * 10_000, part.clone(), n);
+        rig.driver.write(file, n * 10_000, part.clone(), 0, n);
     }
     let mut written = 0;
     while written < 200 {
@@ -995,9 +995,9 @@ fn files_are_written_where_and_as_told<D: Tested>() {
         }
     }
     rig.driver.sync(file, 99);
-    rig.driver.write(file, 0, Vec::new(), 100);
+    rig.driver.write(file, 0, Vec::new(), 0, 100);
     rig.driver.close_file(file);
-    rig.driver.write(file, 0, vec![1], 101);
+    rig.driver.write(file, 0, vec![1], 0, 101);
     rig.driver.sync(file, 102);
     let mut answers: Vec<(u64, bool)> = Vec::new();
     while answers.len() < 4 {
@@ -1018,7 +1018,7 @@ fn a_failed_write_says_so_and_gives_the_buffer_back<D: Tested>() {
     let mut rig = Rig::<D>::small(4, 64);
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     let full = rig.driver.open_file(full.into());
-    rig.driver.write(full, 0, vec![1; 100], 7);
+    rig.driver.write(full, 0, vec![1; 100], 0, 7);
     rig.until(|_, event| match event {
         Event::Written { token: 7, result, buf } => {
             assert_eq!(result.unwrap_err().kind(), io::ErrorKind::StorageFull);
@@ -1029,7 +1029,7 @@ fn a_failed_write_says_so_and_gives_the_buffer_back<D: Tested>() {
     });
     let read_only = std::fs::File::open("/dev/null").unwrap();
     let read_only = rig.driver.open_file(read_only.into());
-    rig.driver.write(read_only, 0, vec![1; 100], 8);
+    rig.driver.write(read_only, 0, vec![1; 100], 0, 8);
     rig.until(|_, event| match event {
         Event::Written { token: 8, result, .. } => Some(result.unwrap_err()),
         event => panic!("{event:?}"),
@@ -1154,7 +1154,7 @@ fn drops<D: Tested>() {
         let _ = rig.driver.dial(rig.address).unwrap();
         let (path, file) = scratch_file("drop");
         let file = rig.driver.open_file(file.into());
-        rig.driver.write(file, 0, vec![1; 1 << 20], 1);
+        rig.driver.write(file, 0, vec![1; 1 << 20], 0, 1);
         rig.driver.sync(file, 2);
         for _ in 0..round % 3 {
             let _ = rig.driver.turn(Wait::No, &mut rig.events);

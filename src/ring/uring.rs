@@ -321,8 +321,8 @@ impl Driver for Ring {
         self.jobs.close(file);
     }
 
-    fn write(&mut self, file: FileId, offset: u64, buf: Vec<u8>, token: u64) {
-        let event = self.jobs.write(&mut self.kernel, file, offset, buf, token);
+    fn write(&mut self, file: FileId, offset: u64, buf: Vec<u8>, start: usize, token: u64) {
+        let event = self.jobs.write(&mut self.kernel, file, offset, buf, start, token);
         self.common.ready.extend(event);
     }
 

@@ -115,6 +115,8 @@ pub struct Segment {
     pub number: u64,
     /// The file.
     pub file: OwnedFd,
+    /// The same past the page cache, where the file system can.
+    pub direct: Option<OwnedFd>,
     /// Where it is, for messages.
     pub path: String,
 }

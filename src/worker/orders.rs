@@ -27,7 +27,9 @@ impl<D: Driver> Worker<D> {
                 self.configure(*settings);
                 self.mail.send(Notice::Configured { worker: self.index });
             }
-            Order::Segment { number, file, path } => self.recorder.supply(Segment { number, file, path }),
+            Order::Segment { number, file, direct, path } => {
+                self.recorder.supply(Segment { number, file, direct, path });
+            }
             Order::SegmentFailed { error } => self.recorder.refuse(&error),
             Order::Cancel { request, from, ticket } => {
                 let requester = match from {

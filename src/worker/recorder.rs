@@ -6,6 +6,7 @@
 //!                     │  one block filling │  one block flying
 //!                     ├ behind: who adds much waits for its turn
 //!                     └ above the most: the pool is held, nobody is read from
+//!   large blocks that nobody waits for go past the page cache, while the disk keeps up; all others through it
 //!   a write fails, takes too long, or no segment can be had ──► down: sessions end, no command passes
 //!   the next segment's header is written ──► up again (its first block is a Gap)
 //! ```
@@ -15,14 +16,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use lockgate_bridge::{Counters, Notice};
-use lockgate_recording::{Draft, Time, Write, Writer};
+use lockgate_recording::{Draft, PAGED_BYTES_MIN, Time, Write, Writer};
 use lockgate_ring::{Driver, FileId};
 
 use crate::mail::Mail;
 use crate::{Durability, RecordingSetup, Segment, ids};
 
-/// A block is written when it has this many bytes: writes of 64 to 256 KiB cost the loop least.
-const BLOCK_BYTES: usize = 64 << 10;
+/// A block is written when it has this many bytes: what a write costs besides its bytes is little by then.
+const BLOCK_BYTES: usize = 256 << 10;
 /// A block is written when its first record is this old, so that a reader of the recording is never far behind.
 const BLOCK_AGE_NS: u64 = 20_000_000;
 /// With this many bytes not written the disk is slower than the peers: those who add much to it wait, one after the
@@ -30,6 +31,8 @@ const BLOCK_AGE_NS: u64 = 20_000_000;
 const BACKLOG_BYTES_BEHIND: usize = 4 << 20;
 /// With this many bytes not written nobody is read from any more.
 const BACKLOG_BYTES_MAX: usize = 16 << 20;
+/// Up to here the disk keeps up, and large blocks go past the page cache; above, they go where they go faster.
+const BACKLOG_BYTES_DIRECT: usize = 3 << 20;
 /// Reading goes on when the backlog has fallen to this.
 const BACKLOG_BYTES_LOW: usize = 2 << 20;
 /// A write that takes longer has failed, whatever becomes of it; and so has control if no segment came in this time.
@@ -58,6 +61,13 @@ pub(crate) struct Recorder {
     source: ids::Source,
     /// The segment being written.
     file: Option<FileId>,
+    /// The same past the page cache, where that is possible.
+    direct: Option<FileId>,
+    /// It was tried, and the disk would not.
+    never_direct: bool,
+    /// The large block in flight.
+    flight: Option<Flight>,
+    pace: Pace,
     /// The one after it, if it is here already.
     next: Option<Segment>,
     /// Number of the segment that control was asked for, and when.
@@ -80,6 +90,37 @@ pub(crate) struct Recorder {
     end: End,
     /// Bytes that were given up at the end, if it could not be written.
     lost: Option<usize>,
+}
+
+/// What is to be known of a large block's write when it ends.
+#[derive(Debug, Clone, Copy)]
+struct Flight {
+    direct: bool,
+    offset: u64,
+    start: usize,
+    bytes: usize,
+}
+
+/// What large blocks take either way, in nanoseconds for each KiB; 0: not known yet.
+#[derive(Debug, Default)]
+struct Pace {
+    direct: u64,
+    cached: u64,
+}
+
+impl Pace {
+    fn learn(&mut self, direct: bool, bytes: usize, took_ns: u64) {
+        let now = took_ns / u64::try_from(bytes >> 10).unwrap_or(1).max(1);
+        let Pace { direct: one, cached: other } = self;
+        let (known, untried) = if direct { (one, other) } else { (other, one) };
+        *known = if *known == 0 { now } else { (*known * 3 + now) / 4 };
+        // What was slow once may not be any more: after some hundreds of blocks it is tried again.
+        *untried -= *untried / 64;
+    }
+
+    fn favours_direct(&self) -> bool {
+        self.direct <= self.cached
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +150,10 @@ impl Recorder {
             durability,
             source,
             file: None,
+            direct: None,
+            never_direct: false,
+            flight: None,
+            pace: Pace::default(),
             next: Some(segment),
             asked: None,
             refused: None,
@@ -209,7 +254,8 @@ impl Recorder {
             && let Some(write) = self.writer.seal(draft, now)
         {
             self.waiting_since_ns = (!draft.is_empty()).then_some(now.monotonic_ns);
-            self.launch(ring, write, now, counters);
+            let calm = !gated && (draft.len() <= BACKLOG_BYTES_DIRECT || self.pace.favours_direct());
+            self.launch(ring, write, calm, now, counters);
         }
         self.finish(ring, draft, now, counters);
         self.hold(ring, draft, counters);
@@ -224,8 +270,24 @@ impl Recorder {
         buf: Vec<u8>,
         turn: &mut Turn<'_>,
     ) {
+        let flight = self.flight.take();
+        let refused = flight.filter(|flight| flight.direct);
         match result {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput && refused.is_some() => {
+                self.never_direct = true;
+                self.close_direct(ring);
+                tracing::warn!(
+                    worker = self.worker,
+                    "the recording's disk takes no direct writes: all go through the page cache"
+                );
+                if let (Some(file), Some(Flight { offset, start, .. })) = (self.file, refused) {
+                    ring.write(file, offset, buf, start, token);
+                }
+            }
             Ok(()) => {
+                if let Some(Flight { direct, bytes, .. }) = flight {
+                    self.pace.learn(direct, bytes, turn.now.monotonic_ns.saturating_sub(self.launched_ns));
+                }
                 self.writer.acknowledged(token, buf);
                 if self.down.take().is_some() {
                     tracing::warn!(worker = self.worker, "recording goes on");
@@ -242,6 +304,7 @@ impl Recorder {
                 if let End::Closing { until_ns } = self.end {
                     self.end = End::Finishing { until_ns };
                 }
+                self.close_direct(ring);
                 if let Some(file) = self.file.take() {
                     ring.close_file(file);
                 }
@@ -305,14 +368,15 @@ impl Recorder {
         if !self.writer.needs_segment() || !self.goes_on() {
             return;
         }
-        let Some(Segment { number, file, path }) = self.next.take() else { return };
+        let Some(Segment { number, file, direct, path }) = self.next.take() else { return };
         match self.try_begin(number, file, now) {
             Ok((write, file)) => {
                 let id = ring.open_file(file);
                 self.file = Some(id);
+                self.direct = direct.filter(|_| !self.never_direct).map(|file| ring.open_file(file));
                 self.asked = None;
                 self.launched_ns = now.monotonic_ns;
-                ring.write(id, write.offset, write.buf, write.token);
+                ring.write(id, write.offset, write.buf, write.start, write.token);
             }
             Err(error) => self.fail(format!("segment {path} is of no use: {error}"), mail),
         }
@@ -361,23 +425,36 @@ impl Recorder {
         }
     }
 
-    fn launch<D: Driver>(&mut self, ring: &mut D, write: Write, now: Time, counters: &Counters) {
-        let Some(file) = self.file else { return };
-        counters.recording_bytes.add(u64::try_from(write.buf.len()).unwrap_or(u64::MAX));
+    /// `calm`: nobody waits for this write, and the disk keeps up.
+    fn launch<D: Driver>(&mut self, ring: &mut D, write: Write, calm: bool, now: Time, counters: &Counters) {
+        let Some(cached) = self.file else { return };
+        let bytes = write.bytes().len();
+        let direct = self.direct.filter(|_| write.is_paged() && calm);
+        counters.recording_bytes.add(u64::try_from(bytes).unwrap_or(u64::MAX));
         counters.recording_blocks.add(1);
         self.launched_ns = now.monotonic_ns;
         self.last = write.last;
-        ring.write(file, write.offset, write.buf, write.token);
+        let Write { offset, start, .. } = write;
+        let flight = Flight { direct: direct.is_some(), offset, start, bytes };
+        self.flight = (bytes >= PAGED_BYTES_MIN).then_some(flight);
+        ring.write(direct.unwrap_or(cached), write.offset, write.buf, write.start, write.token);
     }
 
     /// The segment has its last block: bring it to the disk and let go of it.
     fn complete<D: Driver>(&mut self, ring: &mut D, now: Time) {
+        self.close_direct(ring);
         let Some(file) = self.file.take() else { return };
         ring.sync(file, u64::from(file.0));
         if let End::Closing { .. } = self.end {
             self.end = End::Syncing { until_ns: now.monotonic_ns + FINISH_NS_MAX, file };
         } else {
             ring.close_file(file);
+        }
+    }
+
+    fn close_direct<D: Driver>(&mut self, ring: &mut D) {
+        if let Some(direct) = self.direct.take() {
+            ring.close_file(direct);
         }
     }
 
@@ -400,7 +477,7 @@ impl Recorder {
             && let Some(write) = self.writer.finish(now)
         {
             self.end = End::Closing { until_ns };
-            self.launch(ring, write, now, counters);
+            self.launch(ring, write, false, now, counters);
         }
     }
 

@@ -39,7 +39,7 @@ struct Job {
 
 #[derive(Debug)]
 enum Work {
-    Write { offset: u64, buf: Vec<u8> },
+    Write { offset: u64, buf: Vec<u8>, start: usize },
     Sync,
 }
 
@@ -102,12 +102,21 @@ impl Disk {
         self.waiting.len() + self.handed
     }
 
-    pub(super) fn write(&mut self, id: FileId, offset: u64, buf: Vec<u8>, token: u64) -> Option<Event> {
-        if buf.is_empty() {
+    pub(super) fn write(
+        &mut self,
+        id: FileId,
+        offset: u64,
+        buf: Vec<u8>,
+        start: usize,
+        token: u64,
+    ) -> Option<Event> {
+        if start >= buf.len() {
             return Some(Event::Written { token, result: Ok(()), buf });
         }
         match self.begin(id) {
-            Ok((place, file)) => self.hand(Job { place, file, token, work: Work::Write { offset, buf } }),
+            Ok((place, file)) => {
+                self.hand(Job { place, file, token, work: Work::Write { offset, buf, start } })
+            }
             Err(error) => return Some(Event::Written { token, result: Err(error), buf }),
         }
         None
@@ -182,8 +191,9 @@ impl Job {
     fn carry_out(self) -> Done {
         let Job { place, file, token, work } = self;
         let event = match work {
-            Work::Write { offset, buf } => {
-                Event::Written { token, result: file.write_all_at(&buf, offset), buf }
+            Work::Write { offset, buf, start } => {
+                let bytes = buf.get(start..).unwrap_or_default();
+                Event::Written { token, result: file.write_all_at(bytes, offset), buf }
             }
             Work::Sync => Event::Synced { token, result: file.sync_data() },
         };

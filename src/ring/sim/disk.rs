@@ -33,7 +33,7 @@ pub(super) struct Job {
 }
 
 pub(super) enum Work {
-    Write { offset: u64, buf: Vec<u8>, done: usize, fails_at: Option<usize> },
+    Write { offset: u64, buf: Vec<u8>, start: usize, done: usize, fails_at: Option<usize> },
     Sync { fails: bool },
 }
 
@@ -100,8 +100,8 @@ impl Disk {
 
     /// The machine stops: of a write under way any sectors may be there.
     pub(super) fn tear(&mut self, job: &Job, random: &mut Random) {
-        let Work::Write { offset, buf, done, .. } = &job.work else { return };
-        let rest = buf.get(*done..).unwrap_or_default();
+        let Work::Write { offset, buf, start, done, .. } = &job.work else { return };
+        let rest = buf.get(*start + *done..).unwrap_or_default();
         let mut at = offset + u64::try_from(*done).unwrap_or(0);
         let keep = random.length(0, 1000);
         for sector in rest.chunks(SECTOR_BYTES) {

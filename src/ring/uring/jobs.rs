@@ -30,7 +30,13 @@ struct Job {
 #[derive(Debug)]
 enum Work {
     None,
-    Write { buf: Vec<u8>, offset: u64, done: usize },
+    /// The bytes from `start` on belong at `offset`; those before `done` are written.
+    Write {
+        buf: Vec<u8>,
+        start: usize,
+        offset: u64,
+        done: usize,
+    },
     Sync,
 }
 
@@ -54,13 +60,14 @@ impl Jobs {
         id: FileId,
         offset: u64,
         buf: Vec<u8>,
+        start: usize,
         token: u64,
     ) -> Option<Event> {
-        if buf.is_empty() {
+        if start >= buf.len() {
             return Some(Event::Written { token, result: Ok(()), buf });
         }
         match self.files.begin(id) {
-            Ok(file) => self.begin(kernel, file, token, Work::Write { buf, offset, done: 0 }),
+            Ok(file) => self.begin(kernel, file, token, Work::Write { buf, start, offset, done: start }),
             Err(error) => return Some(Event::Written { token, result: Err(error), buf }),
         }
         None
@@ -94,10 +101,10 @@ impl Jobs {
         match &job.work {
             Work::None => {}
             Work::Sync => kernel.sync(fd, Token::new(Kind::Sync, at, job.generation)),
-            Work::Write { buf, offset, done } => {
+            Work::Write { buf, start, offset, done } => {
                 let rest = buf.get(*done..).unwrap_or_default();
                 let len = u32::try_from(rest.len().min(WRITE_BYTES_MAX)).unwrap_or(0);
-                let offset = offset + u64::try_from(*done).unwrap_or(0);
+                let offset = offset + u64::try_from(*done - *start).unwrap_or(0);
                 let token = Token::new(Kind::Write, at, job.generation);
                 // SAFETY: the buffer stays in the job, untouched, until `complete` sees the completion; the heap
                 // memory of a Vec does not move with it. A ring dropped before leaks the table if it must.

@@ -20,7 +20,7 @@ fn a_short_write_is_continued() {
     let (mut reader, writer) = io::pipe().unwrap();
     let file = rig.driver.open_file(writer.into());
     let bytes = pattern(1, 1 << 20);
-    rig.driver.write(file, 0, bytes.clone(), 1);
+    rig.driver.write(file, 0, bytes.clone(), 0, 1);
     rig.driver.close_file(file);
     let reading = thread::spawn(move || {
         let mut got: Vec<u8> = Vec::new();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use lockgate_bridge::{Inbox, Wake, mailbox};
 use lockgate_recording::{
-    Record, Recovery, SEGMENT_BYTES_MIN, SeriesStart, SessionId, create_segment, verify,
+    Record, Recovery, SEGMENT_BYTES_MIN, SegmentFile, SeriesStart, SessionId, create_segment, verify,
 };
 use lockgate_ring::{ConnId, Event, Lease, ListenerId, Wait, Waker};
 
@@ -18,7 +18,7 @@ use super::*;
 #[derive(Default)]
 struct Fake {
     files: Vec<Option<File>>,
-    writes: Vec<(FileId, u64, Vec<u8>, u64)>,
+    writes: Vec<(FileId, u64, Vec<u8>, usize, u64)>,
     syncs: Vec<FileId>,
     held: bool,
 }
@@ -27,9 +27,9 @@ impl Fake {
     /// Does the write in flight, as the recorder is to hear of it.
     fn carry_out(&mut self) -> Option<(u64, Vec<u8>)> {
         assert!(self.writes.len() <= 1, "one write in flight");
-        let (file, offset, buf, token) = self.writes.pop()?;
+        let (file, offset, buf, start, token) = self.writes.pop()?;
         let file = self.files[usize::try_from(file.0).unwrap()].as_ref().expect("an open file");
-        file.write_all_at(&buf, offset).unwrap();
+        file.write_all_at(&buf[start..], offset).unwrap();
         Some((token, buf))
     }
 }
@@ -43,8 +43,8 @@ impl Driver for Fake {
         let open = self.files[usize::try_from(file.0).unwrap()].take();
         assert!(open.is_some(), "closed once");
     }
-    fn write(&mut self, file: FileId, offset: u64, buf: Vec<u8>, token: u64) {
-        self.writes.push((file, offset, buf, token));
+    fn write(&mut self, file: FileId, offset: u64, buf: Vec<u8>, start: usize, token: u64) {
+        self.writes.push((file, offset, buf, start, token));
     }
     fn sync(&mut self, file: FileId, _token: u64) {
         self.syncs.push(file);
@@ -122,6 +122,7 @@ struct Bench {
     mail: Mail,
     notices: Inbox<Notice>,
     now: Time,
+    segment_bytes: u64,
 }
 
 fn no_random(_: &mut [u8]) -> io::Result<()> {
@@ -130,10 +131,14 @@ fn no_random(_: &mut [u8]) -> io::Result<()> {
 
 impl Bench {
     fn new(durability: Durability) -> Bench {
+        Bench::with(durability, SEGMENT_BYTES_MIN)
+    }
+
+    fn with(durability: Durability, segment_bytes: u64) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let now = Time { monotonic_ns: 1_000, wall_us: 1 };
         let start = SeriesStart { worker: 0, node: 1, boot: 2, recovery: Recovery::default(), now };
-        let segment = segment(&folder, 0);
+        let segment = segment_of(&folder, 0, segment_bytes);
         let (outlet, notices) = mailbox(64, Arc::new(Nobody) as Arc<dyn Wake>);
         let recorder = Recorder::new(0, RecordingSetup { start, segment, durability }, no_random);
         Bench {
@@ -145,6 +150,7 @@ impl Bench {
             mail: Mail::new(outlet),
             notices,
             now,
+            segment_bytes,
         }
     }
 
@@ -170,7 +176,7 @@ impl Bench {
     }
 
     fn fails(&mut self) {
-        let (_, _, buf, token) = self.ring.writes.pop().expect("a write in flight");
+        let (_, _, buf, _, token) = self.ring.writes.pop().expect("a write in flight");
         self.tell(token, Err(io::Error::other("no space left on device")), buf);
     }
 
@@ -193,7 +199,7 @@ impl Bench {
     fn supply(&mut self) {
         for notice in self.notices() {
             if let Some(number) = notice.strip_prefix("wanted ") {
-                let segment = segment(&self.folder, number.parse().unwrap());
+                let segment = segment_of(&self.folder, number.parse().unwrap(), self.segment_bytes);
                 self.recorder.supply(segment);
             }
         }
@@ -222,8 +228,12 @@ impl Bench {
 }
 
 fn segment(folder: &tempfile::TempDir, number: u64) -> Segment {
-    let file = create_segment(folder.path(), 0, number, SEGMENT_BYTES_MIN).unwrap();
-    Segment { number, file: file.into(), path: String::from("a segment") }
+    segment_of(folder, number, SEGMENT_BYTES_MIN)
+}
+
+fn segment_of(folder: &tempfile::TempDir, number: u64, bytes: u64) -> Segment {
+    let SegmentFile { file, direct } = create_segment(folder.path(), 0, number, bytes).unwrap();
+    Segment { number, file: file.into(), direct: direct.map(Into::into), path: String::from("a segment") }
 }
 
 #[test]
@@ -449,7 +459,7 @@ fn behind_the_last_block_no_segment_begins() {
         bench.pump(false);
         bench.written();
     }
-    assert_eq!(bench.ring.files.len(), 1, "the segment at hand stays unused");
+    assert_eq!(bench.ring.files.len(), 2, "of the first; the segment at hand stays unused");
     bench.end();
 }
 
@@ -465,4 +475,98 @@ fn an_end_without_a_disk_gives_up() {
     bench.pump(false);
     assert!(bench.recorder.is_done());
     assert!(bench.recorder.outcome().is_err());
+}
+
+/// The bytes of the block in flight, and whether they go past the page cache.
+fn flight(bench: &Bench) -> (usize, bool) {
+    let (file, _, buf, start, _) = bench.ring.writes.first().expect("a write in flight");
+    (buf.len() - start, Some(*file) == bench.recorder.direct)
+}
+
+#[test]
+fn large_blocks_that_nobody_waits_for_go_past_the_page_cache() {
+    let mut bench = Bench::new(Durability::Os);
+    bench.pump(false);
+    assert!(bench.recorder.direct.is_some(), "the file system of the test's folder takes direct writes");
+    assert!(bench.written(), "the header");
+    let mut check = |bytes: usize, gated: bool, expected: bool, what: &str| {
+        bench.push(bytes);
+        bench.pump(false);
+        bench.later(BLOCK_AGE_NS);
+        bench.pump(gated);
+        let (written, direct) = flight(&bench);
+        assert!(written >= bytes);
+        assert_eq!(direct, expected, "{what}");
+        assert!(bench.written());
+    };
+    check(PAGED_BYTES_MIN, false, false, "it does not begin at a page");
+    check(PAGED_BYTES_MIN, false, true, "it begins where one ended");
+    check(PAGED_BYTES_MIN, true, false, "a command waits for it");
+    check(200_000, false, true, "larger");
+    check(100, false, false, "small");
+    check(PAGED_BYTES_MIN, false, false, "it does not begin at a page again");
+    bench.end();
+}
+
+#[test]
+fn a_disk_that_takes_no_direct_write_gets_the_same_block_otherwise() {
+    let mut bench = Bench::new(Durability::Async);
+    bench.pump(false);
+    bench.written();
+    for round in 0..4 {
+        bench.push(PAGED_BYTES_MIN);
+        bench.pump(false);
+        bench.later(BLOCK_AGE_NS);
+        bench.pump(false);
+        if flight(&bench).1 {
+            assert_eq!(round, 1, "never again");
+            let (_, _, buf, _, token) = bench.ring.writes.pop().unwrap();
+            bench.tell(token, Err(io::Error::from(io::ErrorKind::InvalidInput)), buf);
+            assert!(!flight(&bench).1);
+        }
+        assert!(bench.written());
+    }
+    assert!(bench.recorder.down().is_none());
+    assert_eq!(bench.notices(), [""; 0]);
+    bench.end();
+}
+
+#[test]
+fn a_backlog_goes_where_blocks_go_faster() {
+    let mut bench = Bench::with(Durability::Async, 64 << 20);
+    bench.pump(false);
+    bench.written();
+    // Beside each block several wait.
+    let mut ways = Vec::new();
+    for _ in 0..1_000 {
+        while bench.draft.len() <= BACKLOG_BYTES_DIRECT + (2 << 20) {
+            bench.push(PAGED_BYTES_MIN);
+        }
+        bench.pump(false);
+        bench.supply();
+        if bench.ring.writes.is_empty() {
+            continue;
+        }
+        let (bytes, direct) = flight(&bench);
+        // The cache is four times as fast.
+        bench.later(u64::try_from(bytes).unwrap() * if direct { 4 } else { 1 });
+        if bytes >= PAGED_BYTES_MIN {
+            ways.push(direct);
+        }
+        bench.written();
+        bench.ring.syncs.clear();
+    }
+    let direct = ways.iter().filter(|direct| **direct).count();
+    assert!(
+        (1..ways.len() / 10).contains(&direct),
+        "{direct} of {} past the cache: tried now and then",
+        ways.len()
+    );
+    while !bench.draft.is_empty() {
+        bench.pump(false);
+        bench.supply();
+        bench.written();
+        bench.ring.syncs.clear();
+    }
+    bench.end();
 }

@@ -17,7 +17,9 @@ use lockgate_lane::{
     Identity, ListenerAuth, ListenerRules, ListenerTls, SessionAttrs, Standing, Target, TargetTls, Verifier,
 };
 use lockgate_policy_dsl::Source;
-use lockgate_recording::{Recovery, SEGMENT_BYTES_MIN, SeriesStart, Time, create_segment, verify};
+use lockgate_recording::{
+    Recovery, SEGMENT_BYTES_MIN, SegmentFile, SeriesStart, Time, create_segment, verify,
+};
 use lockgate_ring::DriverKind;
 
 use super::server::Server;
@@ -117,7 +119,7 @@ impl Gate {
             queue: options.queue,
         };
         let folder = tempfile::tempdir().unwrap();
-        let file = create_segment(folder.path(), 0, 0, SEGMENT_BYTES_MIN).unwrap();
+        let SegmentFile { file, direct } = create_segment(folder.path(), 0, 0, SEGMENT_BYTES_MIN).unwrap();
         let file = if options.broken_segment {
             drop(file);
             // Open for reading only: the first write fails.
@@ -159,7 +161,12 @@ impl Gate {
                     recovery: Recovery::default(),
                     now: Time { monotonic_ns: 0, wall_us: 0 },
                 },
-                segment: Segment { number: 0, file: file.into(), path: String::from("first") },
+                segment: Segment {
+                    number: 0,
+                    file: file.into(),
+                    direct: direct.map(Into::into),
+                    path: String::from("first"),
+                },
                 durability: options.durability,
             },
             started,
@@ -276,8 +283,10 @@ impl Control {
                 Order::CancelDone { ticket }
             }
             Notice::SegmentWanted { number, .. } if self.segments.load(Ordering::SeqCst) => {
-                let file = create_segment(root, 0, number, SEGMENT_BYTES_MIN).unwrap();
-                Order::Segment { number, file: file.into(), path: format!("segment {number}") }
+                let SegmentFile { file, direct } =
+                    create_segment(root, 0, number, SEGMENT_BYTES_MIN).unwrap();
+                let (file, direct) = (file.into(), direct.map(Into::into));
+                Order::Segment { number, file, direct, path: format!("segment {number}") }
             }
             Notice::SegmentWanted { .. } => Order::SegmentFailed { error: String::from("disk full") },
             Notice::Salt { ticket, request, .. } => {

@@ -129,10 +129,10 @@ fn run(root: &Path, clean: bool, fill: impl FnOnce(&mut Draft)) {
     let mut draft = Draft::default();
     fill(&mut draft);
     let (number, size) = (writer.next_segment(), SEGMENT_BYTES_MIN);
-    let file = create_segment(root, 0, number, size).unwrap();
+    let file = create_segment(root, 0, number, size).unwrap().file;
     let mut next = Some(writer.begin_segment(number, size, 99 + number, at(1)).unwrap());
     while let Some(write) = next {
-        file.write_all_at(&write.buf, write.offset).unwrap();
+        file.write_all_at(write.bytes(), write.offset).unwrap();
         let last = write.last;
         writer.acknowledged(write.token, write.buf);
         next = if last {

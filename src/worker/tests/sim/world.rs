@@ -476,8 +476,8 @@ impl World {
                     Order::SegmentFailed { error: String::from("disk full") }
                 }
                 Notice::SegmentWanted { number, .. } => {
-                    let Segment { number, file, path } = segment(number);
-                    Order::Segment { number, file, path }
+                    let Segment { number, file, direct, path } = segment(number);
+                    Order::Segment { number, file, direct, path }
                 }
                 Notice::Salt { ticket, request, .. } => {
                     let key =
@@ -567,7 +567,12 @@ fn sim(plan: &Plan, random: &mut Random, journal_lines: usize) -> Sim {
 }
 
 fn segment(number: u64) -> Segment {
-    Segment { number, file: SEGMENT.try_clone().unwrap().into(), path: format!("segment {number}") }
+    Segment {
+        number,
+        file: SEGMENT.try_clone().unwrap().into(),
+        direct: None,
+        path: format!("segment {number}"),
+    }
 }
 
 /// Puts a simulated disk where the recording's own tools read.
