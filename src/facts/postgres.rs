@@ -18,6 +18,7 @@ mod queries;
 mod query;
 mod replication;
 mod settings;
+mod shape;
 mod structure;
 mod targets;
 mod tree;

@@ -1,6 +1,7 @@
-//! Facts of statements seen before: a hit costs one hash and one comparison, and allocates nothing.
+//! Facts of statements seen before: a hit costs a hash and a comparison, or two, and allocates nothing.
 
 use super::catalog::Catalog;
+use super::shape::shape;
 use super::{Reading, Understood};
 use super::{replication, walk};
 use hashbrown::{HashTable, hash_table};
@@ -16,6 +17,8 @@ pub struct Cache {
     young: Generation,
     old: Generation,
     leaving: Leaving,
+    /// The shape of the text that is asked for.
+    shape: Vec<u8>,
     hasher: foldhash::fast::RandomState,
     generation_bytes_max: usize,
     hits: u64,
@@ -39,6 +42,8 @@ struct Leaving {
 struct Entry {
     hash: u64,
     text: Box<[u8]>,
+    /// `text` is a shape, and this is known of all its texts.
+    is_shape: bool,
     /// Kept alive, so that its address stays its own.
     catalog: Arc<Catalog>,
     reading: Reading,
@@ -61,6 +66,7 @@ impl Cache {
             young: Generation::default(),
             old: Generation::default(),
             leaving: Leaving::default(),
+            shape: Vec::new(),
             hasher: foldhash::fast::RandomState::default(),
             generation_bytes_max: bytes_max / GENERATIONS,
             hits: 0,
@@ -68,34 +74,71 @@ impl Cache {
         }
     }
 
-    /// What `sql` (no NUL inside) does when it is read so. Exact text decides; a miss costs one parse.
+    /// What `sql` (no NUL inside) does when it is read so. The exact text decides, or its [`shape`](super::shape) where
+    /// that is all there is to know; a miss costs one parse.
     pub fn understand(&mut self, sql: &[u8], catalog: &Arc<Catalog>, reading: &Reading) -> Rc<Understood> {
-        let hash = self.hash(sql, catalog, reading);
-        let same = |entry: &Entry| {
-            *entry.text == *sql && Arc::ptr_eq(&entry.catalog, catalog) && entry.reading == *reading
-        };
-        if let Some(entry) = self.young.entries.find(hash, same) {
-            self.hits += 1;
-            return entry.understood.clone();
-        }
-        if let Ok(found) = self.old.entries.find_entry(hash, same) {
-            self.hits += 1;
-            let (entry, _) = found.remove();
-            self.old.bytes = self.old.bytes.saturating_sub(entry.bytes());
-            let understood = entry.understood.clone();
-            self.keep(entry);
-            return understood;
+        let mut shaped = std::mem::take(&mut self.shape);
+        shaped.clear();
+        let has_shape = shape(sql, &mut shaped);
+        let understood = self.find_or_read(sql, has_shape.then_some(&*shaped), catalog, reading);
+        self.shape = shaped;
+        understood
+    }
+
+    fn find_or_read(
+        &mut self,
+        sql: &[u8],
+        shaped: Option<&[u8]>,
+        catalog: &Arc<Catalog>,
+        reading: &Reading,
+    ) -> Rc<Understood> {
+        for (text, is_shape) in [(shaped, true), (Some(sql), false)] {
+            let Some(text) = text else { continue };
+            if let Some(understood) = self.find(text, is_shape, catalog, reading) {
+                self.hits += 1;
+                return understood;
+            }
         }
         self.misses += 1;
-        let understood = Rc::new(walk::understand(sql, catalog, reading));
+        let (understood, by_shape) = walk::understand(sql, catalog, reading);
+        let understood = Rc::new(understood);
+        let (text, is_shape) = match shaped {
+            Some(shape) if by_shape => (shape, true),
+            _ => (sql, false),
+        };
         self.keep(Entry {
-            hash,
-            text: sql.into(),
+            hash: self.hash(text, is_shape, catalog, reading),
+            text: text.into(),
+            is_shape,
             catalog: catalog.clone(),
             reading: reading.clone(),
             understood: understood.clone(),
         });
         understood
+    }
+
+    fn find(
+        &mut self,
+        text: &[u8],
+        is_shape: bool,
+        catalog: &Arc<Catalog>,
+        reading: &Reading,
+    ) -> Option<Rc<Understood>> {
+        let hash = self.hash(text, is_shape, catalog, reading);
+        let same = |entry: &Entry| {
+            entry.is_shape == is_shape
+                && *entry.text == *text
+                && Arc::ptr_eq(&entry.catalog, catalog)
+                && entry.reading == *reading
+        };
+        if let Some(entry) = self.young.entries.find(hash, same) {
+            return Some(entry.understood.clone());
+        }
+        let (entry, _) = self.old.entries.find_entry(hash, same).ok()?.remove();
+        self.old.bytes = self.old.bytes.saturating_sub(entry.bytes());
+        let understood = entry.understood.clone();
+        self.keep(entry);
+        Some(understood)
     }
 
     /// What a function called by OID (FunctionCall) does.
@@ -123,9 +166,10 @@ impl Cache {
         self.young.bytes + self.old.bytes + self.leaving.bytes
     }
 
-    fn hash(&self, sql: &[u8], catalog: &Arc<Catalog>, reading: &Reading) -> u64 {
+    fn hash(&self, text: &[u8], is_shape: bool, catalog: &Arc<Catalog>, reading: &Reading) -> u64 {
         let mut hasher = self.hasher.build_hasher();
-        hasher.write(sql);
+        hasher.write(text);
+        hasher.write_u8(u8::from(is_shape));
         hasher.write_usize(Arc::as_ptr(catalog).addr());
         reading.hash(&mut hasher);
         hasher.finish()

@@ -70,6 +70,8 @@ impl<'c> Reader<'c> {
             return;
         }
         self.call_pair(function);
+        // Any other looks at its arguments.
+        self.by_shape &= what == Builtin::Call;
         let argument = |place: usize| arguments.and_then(|all| all.get(place)).and_then(constant);
         let (first, second) = (argument(0), argument(1));
         match what {

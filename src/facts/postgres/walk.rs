@@ -20,15 +20,16 @@ const STEPS_MAX: usize = 4_000_000;
 /// Most further texts of one statement.
 const TEXTS_MAX: usize = 4096;
 
-/// What `sql` does. Never panics: what goes wrong in reading is `unknown`.
-pub(super) fn understand(sql: &[u8], catalog: &Catalog, reading: &Reading) -> Understood {
+/// What `sql` does, and whether every text of its [`shape`](super::shape) does the same. Never panics: what goes wrong in
+/// reading is `unknown`.
+pub(super) fn understand(sql: &[u8], catalog: &Catalog, reading: &Reading) -> (Understood, bool) {
     // The parser crate's accessors assert what they believe of PostgreSQL's trees. Where one is wrong, one statement
     // is not understood, and the worker lives.
     let read = catch_unwind(AssertUnwindSafe(|| match text(sql) {
         Ok(sql) => Reader::new(catalog, reading).read(sql),
-        Err(reason) => unknown(reason),
+        Err(reason) => (unknown(reason), false),
     }));
-    read.unwrap_or_else(|_| unknown("reading the statement failed inside the gateway".into()))
+    read.unwrap_or_else(|_| (unknown("reading the statement failed inside the gateway".into()), false))
 }
 
 /// What a function called by its OID does.
@@ -95,6 +96,8 @@ pub(super) struct Reader<'c> {
     /// Types that values of this statement may have, and types that something is cast to.
     pub types_in_play: Map<u32, ()>,
     pub cast_targets: Vec<u32>,
+    /// Nothing that was found depends on the value of a constant.
+    pub by_shape: bool,
     all: Effects,
     reading: Reading,
     statements: usize,
@@ -204,6 +207,7 @@ impl<'c> Reader<'c> {
             copies_reads: false,
             types_in_play: Map::default(),
             cast_targets: Vec::new(),
+            by_shape: true,
             all: Effects::default(),
             reading: reading.clone(),
             statements: 0,
@@ -220,15 +224,19 @@ impl<'c> Reader<'c> {
         inner
     }
 
-    fn read(mut self, sql: &str) -> Understood {
+    fn read(mut self, sql: &str) -> (Understood, bool) {
         let tree = match Tree::parse(sql, self.reading.standard_conforming_strings) {
             Ok(tree) => tree,
-            Err(error) => return unknown(format!("{} at character {}", error.message, error.position)),
+            // The message quotes the text.
+            Err(error) => {
+                return (unknown(format!("{} at character {}", error.message, error.position)), false);
+            }
         };
         for statement in tree.statements() {
             self.statement(statement);
         }
-        self.into_understood()
+        let by_shape = self.by_shape;
+        (self.into_understood(), by_shape)
     }
 
     pub(super) fn into_understood(self) -> Understood {
@@ -247,7 +255,10 @@ impl<'c> Reader<'c> {
         self.statements += 1;
         let mut walk = Walk::new();
         let before = self.changes.len();
-        if !self.utility(&mut walk, statement) {
+        if self.utility(&mut walk, statement) {
+            // They take numbers as options.
+            self.by_shape = false;
+        } else {
             walk.push(statement, Walk::ROOT);
         }
         self.run(&mut walk);

@@ -12,3 +12,4 @@ mod check;
 mod corpus;
 mod hostile;
 mod session;
+mod shapes;
