@@ -28,6 +28,7 @@ pub(crate) const FACTS_BYTES_MAX: usize = 1 << 20;
 
 pub(crate) const BENCHES: &[Bench] = &[
     Bench { name: "facts/hit_point", work: Work::Items(1), set_up: || hit(POINT) },
+    Bench { name: "facts/hit_shape", work: Work::Items(STATEMENTS as u64), set_up: || hit_shape(POINT) },
     Bench { name: "facts/hit_join", work: Work::Items(1), set_up: || hit(JOIN) },
     Bench {
         name: "facts/raw_parse_point",
@@ -39,7 +40,7 @@ pub(crate) const BENCHES: &[Bench] = &[
     Bench { name: "facts/miss_join", work: Work::Items(STATEMENTS as u64), set_up: || miss(JOIN) },
 ];
 
-/// A text of which no two are the same.
+/// A text of which no two are the same, not even by their shape: the number has too many digits for that.
 pub(crate) struct Fresh {
     head: &'static str,
     text: String,
@@ -56,7 +57,7 @@ impl Fresh {
         self.text.clear();
         self.text.push_str(self.head);
         // A String takes whatever is written to it.
-        let _ = write!(self.text, "{:09}", self.number);
+        let _ = write!(self.text, "{:010}", self.number);
         &self.text
     }
 }
@@ -107,6 +108,20 @@ fn hit(head: &'static str) -> Setup {
         let understood = cache.understand(black_box(text.as_bytes()), &catalog, &reading);
         let missed = cache.misses() - std::mem::replace(&mut misses, cache.misses());
         is_understood(&understood) && missed == 0
+    }))
+}
+
+/// Each text has a key of its own, and all do the same.
+fn hit_shape(head: &'static str) -> Setup {
+    let (catalog, reading) = (catalog()?, Reading::new());
+    let mut cache = Cache::new(FACTS_BYTES_MAX);
+    let texts: Vec<String> = (1000..1000 + STATEMENTS).map(|key| format!("{head}{key}")).collect();
+    cache.understand(format!("{head}9999").as_bytes(), &catalog, &reading);
+    Ok(Box::new(move || {
+        texts
+            .iter()
+            .all(|text| is_understood(&cache.understand(black_box(text.as_bytes()), &catalog, &reading)))
+            && cache.misses() == 1
     }))
 }
 
