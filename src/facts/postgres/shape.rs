@@ -17,40 +17,45 @@ const DIGITS_MAX: usize = 9;
 /// Appends the shape of `sql` to `out`; `false`: it has none, or it is the text itself, and what was appended is of no
 /// use.
 pub(super) fn shape(sql: &[u8], out: &mut Vec<u8>) -> bool {
-    if sql.len() > TEXT_BYTES_MAX {
+    if sql.len() > TEXT_BYTES_MAX || has_quotes(sql) || has_pairs(sql) {
         return false;
     }
     let start = out.len();
     out.extend_from_slice(sql);
-    let Some(text) = out.get_mut(start..) else { return false };
-    let (mut constants, mut before) = (0, b' ');
-    let mut at = 0;
-    while let Some(&byte) = text.get(at) {
-        match byte {
-            b'0'..=b'9' => {
-                let rest = text.get_mut(at..).unwrap_or_default();
-                let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-                let behind = rest.get(digits).copied().unwrap_or(b' ');
-                if digits <= DIGITS_MAX && !joins(before) && !joins(behind) {
-                    rest.iter_mut().take(digits).for_each(|digit| *digit = b'0');
-                    constants += 1;
-                }
-                before = b'0';
-                at += digits;
-                continue;
-            }
-            b'\'' | b'"' | b'$' | b'\\' => return false,
-            b'-' if before == b'-' => return false,
-            b'*' if before == b'/' => return false,
-            b'f' | b'F' if text.get(at..at + 5).is_some_and(|word| word.eq_ignore_ascii_case(b"float")) => {
-                return false;
-            }
-            _ => {}
+    let mut rest = out.get_mut(start..).unwrap_or_default();
+    let (mut constants, mut before) = (false, b' ');
+    while let Some(at) = rest.iter().position(u8::is_ascii_digit) {
+        if let Some(beside) = at.checked_sub(1) {
+            before = rest.get(beside).copied().unwrap_or_default();
         }
-        before = byte;
-        at += 1;
+        let (_, run) = rest.split_at_mut(at);
+        let digits = run.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let (run, behind) = run.split_at_mut(digits);
+        if digits <= DIGITS_MAX && !joins(before) && !behind.first().is_some_and(|byte| joins(*byte)) {
+            run.fill(b'0');
+            constants = true;
+        }
+        (before, rest) = (b'0', behind);
     }
-    constants > 0
+    constants
+}
+
+/// One pass without a branch for each byte, over all of them.
+fn has_quotes(sql: &[u8]) -> bool {
+    sql.iter().fold(false, |found, byte| found | matches!(byte, b'\'' | b'"' | b'$' | b'\\'))
+}
+
+/// A comment begins, or the word FLOAT is there. Passes like the one above.
+fn has_pairs(sql: &[u8]) -> bool {
+    let behind = sql.get(1..).unwrap_or_default();
+    let pairs = sql.get(..behind.len()).unwrap_or_default().iter().zip(behind);
+    let (mut comments, mut fl) = (0, 0);
+    for (a, b) in pairs {
+        comments |=
+            (u8::from(*a == b'-') & u8::from(*b == b'-')) | (u8::from(*a == b'/') & u8::from(*b == b'*'));
+        fl |= u8::from(a | 0x20 == b'f') & u8::from(b | 0x20 == b'l');
+    }
+    comments != 0 || fl != 0 && sql.windows(5).any(|word| word.eq_ignore_ascii_case(b"float"))
 }
 
 /// Whether a byte beside a digit may be of the same token.
