@@ -76,7 +76,7 @@ fn recorded(rig: &mut Rig) -> Vec<String> {
     let mut writer = Writer::new(start);
     let mut next = Some(writer.begin_segment(0, SEGMENT_BYTES_MIN, 1, now).unwrap());
     while let Some(write) = next {
-        file.write_all_at(&write.buf, write.offset).unwrap();
+        file.write_all_at(write.bytes(), write.offset).unwrap();
         writer.acknowledged(write.token, write.buf);
         next = writer.seal(rig.records(), now).or_else(|| writer.finish(now));
     }

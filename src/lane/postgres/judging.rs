@@ -28,15 +28,18 @@ impl Session {
     /// What a prepared statement does, on today's footing.
     pub(super) fn understood(&self, statement: &Statement, turn: &mut Turn<'_>) -> Rc<Understood> {
         let now = self.footing();
-        let (footing, understood) = &*statement.understood.borrow();
-        if *footing == now {
+        if let (footing, understood) = &*statement.understood.borrow()
+            && *footing == now
+        {
             return Rc::clone(understood);
         }
         let whole = self.understand(&statement.text, turn);
-        match &statement.prepared_as {
+        let understood = match &statement.prepared_as {
             None => whole,
             Some(name) => prepared(&whole, name).unwrap_or(whole),
-        }
+        };
+        *statement.understood.borrow_mut() = (now, Rc::clone(&understood));
+        understood
     }
 
     /// Judges a command with all that it sets in motion by name.
