@@ -109,11 +109,6 @@ const KNOWN: &[(&str, &str, Kind)] = &[
         Kind::Lockgate(Variant { durability: "os", ..Variant::ALL }),
     ),
     (
-        "lockgate-disk",
-        "everything on, durability disk",
-        Kind::Lockgate(Variant { durability: "disk", ..Variant::ALL }),
-    ),
-    (
         "lockgate-unmasked",
         "policy and recording, no mask",
         Kind::Lockgate(Variant { masks: false, ..Variant::ALL }),

@@ -11,7 +11,7 @@ pub const FRONTS: &str = "direct,pgbouncer,haproxy,relay,lockgate,lockgate-off";
 const RESTING: &str = "pgbouncer,haproxy,relay,lockgate,lockgate-off";
 /// The stand-in that they rest before speaks no TLS.
 const ENDING_TLS: &str = "pgbouncer,lockgate,lockgate-off";
-const SWITCHES: &str = "lockgate-off,lockgate-unmasked,lockgate,lockgate-os,lockgate-disk,lockgate-epoll";
+const SWITCHES: &str = "lockgate-off,lockgate-unmasked,lockgate,lockgate-os,lockgate-epoll";
 const RULES: &str = "lockgate,lockgate-rules-10,lockgate-rules-1000,lockgate-rules-10000";
 /// Sessions at rest in a sample.
 const QUICK_SESSIONS: u32 = 200;
