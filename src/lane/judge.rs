@@ -9,6 +9,8 @@ use lockgate_facts::postgres::{Cache, Understood};
 use lockgate_policy_dsl::{Decision, Facts, Program};
 use lockgate_recording::{Record, Ruling as Recorded};
 
+use crate::postgres::Descriptions;
+
 /// Rulings kept; each holds on to its facts. Then the oldest makes room for each that comes: to forget all in one go would
 /// keep every session of the worker waiting for tens of milliseconds.
 const RULINGS_MAX: usize = 16_384;
@@ -24,6 +26,8 @@ pub struct Judge {
     rulings: HashMap<Key, Rc<Ruling>, FixedState>,
     /// In the order in which they came.
     order: VecDeque<Key>,
+    /// Of results.
+    pub(crate) descriptions: Descriptions,
 }
 
 /// A program's number, and the address of what was understood.
@@ -43,7 +47,12 @@ pub(crate) struct Ruling {
 impl Judge {
     /// A judge that remembers facts of up to `facts_bytes_max` bytes.
     pub fn new(facts_bytes_max: usize) -> Judge {
-        Judge { facts: Cache::new(facts_bytes_max), rulings: HashMap::default(), order: VecDeque::new() }
+        Judge {
+            facts: Cache::new(facts_bytes_max),
+            rulings: HashMap::default(),
+            order: VecDeque::new(),
+            descriptions: Descriptions::default(),
+        }
     }
 
     /// Judges what was understood of a command.

@@ -19,6 +19,7 @@ mod answers;
 mod attempts;
 mod commands;
 mod connect;
+mod descriptions;
 mod expect;
 mod greeting;
 mod inbound;
@@ -49,6 +50,8 @@ use crate::{
     Action, Answer, ClientTls, CloseReason, Fault, Grant, Judge, Limits, ListenerRules, Opening, Outbox,
     Secret, Side, Standing,
 };
+pub(crate) use descriptions::Descriptions;
+
 use connect::Connect;
 use greeting::First;
 use inbound::{Inbound, Step};

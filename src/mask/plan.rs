@@ -96,18 +96,19 @@ impl Plan {
         self.masked.iter().all(|masked| masked.carries_text)
     }
 
-    /// Masked cells so far by rule, those that were NULL before left out; resets the counts.
-    pub fn take_counts(&mut self) -> Vec<(Rule, u64)> {
-        let mut counts: Vec<(Rule, u64)> = Vec::new();
-        for masked in &mut self.masked {
-            let cells = std::mem::take(&mut masked.cells);
-            match counts.iter_mut().find(|(rule, _)| *rule == masked.rule) {
-                _ if cells == 0 => {}
-                Some((_, sum)) => *sum += cells,
-                None => counts.push((masked.rule.clone(), cells)),
+    /// Tells masked cells so far by rule, those that were NULL before left out; resets the counts.
+    pub fn take_counts(&mut self, mut tell: impl FnMut(&Rule, u64)) {
+        let mut rest = self.masked.as_mut_slice();
+        while let Some((first, others)) = rest.split_first_mut() {
+            let mut cells = std::mem::take(&mut first.cells);
+            if cells > 0 {
+                // A column may be in a result more than once.
+                let same = others.iter_mut().filter(|other| other.rule == first.rule);
+                cells += same.map(|other| std::mem::take(&mut other.cells)).sum::<u64>();
+                tell(&first.rule, cells);
             }
+            rest = others;
         }
-        counts
     }
 
     pub(crate) fn columns(&self) -> usize {

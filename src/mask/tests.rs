@@ -34,6 +34,12 @@ fn shape(attribute: i16, type_oid: u32, format: u8) -> ColumnShape {
 }
 
 /// A plan for columns of which those with a mask are protected.
+fn counts(plan: &mut Plan) -> Vec<(Rule, u64)> {
+    let mut counts = Vec::new();
+    plan.take_counts(|rule, cells| counts.push((rule.clone(), cells)));
+    counts
+}
+
 fn plan(columns: &[(Option<Mask>, u32, u8)]) -> Option<Plan> {
     let mut masks = ColumnMasks::default();
     let mut shapes = Vec::new();
@@ -57,11 +63,11 @@ fn masked(mask: Mask, type_oid: u32, format: u8, value: &[u8]) -> Option<Vec<u8>
     match plan.mask_row_in_place(&mut placed).unwrap() {
         InPlace::Masked => {
             assert_eq!(placed, out);
-            assert_eq!(plan.take_counts(), [(rule(mask), 2)]);
+            assert_eq!(counts(&mut plan), [(rule(mask), 2)]);
         }
         InPlace::LengthChanges => {
             assert_eq!(placed, message);
-            assert_eq!(plan.take_counts(), [(rule(mask), 1)]);
+            assert_eq!(counts(&mut plan), [(rule(mask), 1)]);
         }
     }
     let mut cells = cells(out).expect("framed");
@@ -164,7 +170,7 @@ fn null_stays_null_and_is_not_counted() {
     assert_eq!(out, message);
     assert_eq!(plan.mask_row_in_place(&mut out), Ok(InPlace::Masked));
     assert_eq!(out, message);
-    assert_eq!(plan.take_counts(), []);
+    assert_eq!(counts(&mut plan), []);
 }
 
 #[test]
@@ -217,8 +223,8 @@ fn counts_are_joined_by_rule_and_reset() {
     let message = row(&[Some(b"a"), Some(b"b")]);
     plan.mask_row(&message, &mut Vec::new()).unwrap();
     plan.mask_row(&message, &mut Vec::new()).unwrap();
-    assert_eq!(plan.take_counts(), [(rule(Mask::Redact), 4)]);
-    assert_eq!(plan.take_counts(), []);
+    assert_eq!(counts(&mut plan), [(rule(Mask::Redact), 4)]);
+    assert_eq!(counts(&mut plan), []);
 }
 
 #[track_caller]
@@ -230,7 +236,7 @@ fn check_broken(message: &[u8], what: &str) {
     let mut placed = message.to_vec();
     assert_eq!(plan.mask_row_in_place(&mut placed), Err(BrokenRow), "{what}");
     assert_eq!(placed, message, "{what}");
-    assert_eq!(plan.take_counts(), [], "{what}");
+    assert_eq!(counts(&mut plan), [], "{what}");
 }
 
 #[test]
@@ -295,7 +301,7 @@ fn a_stream_cut_anywhere_is_masked_the_same() {
         for second in first..=bytes {
             let got = streamed(&mut plan, &message, &[first, second]);
             assert_eq!(got, Ok((expected.clone(), bytes)), "{first} {second}");
-            assert_eq!(plan.take_counts().iter().map(|(_, cells)| cells).sum::<u64>(), 2);
+            assert_eq!(counts(&mut plan).iter().map(|(_, cells)| cells).sum::<u64>(), 2);
         }
     }
     let every: Vec<usize> = (1..bytes).collect();

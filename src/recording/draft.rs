@@ -7,7 +7,7 @@ use foldhash::fast::FixedState;
 use crate::codec::{Encoder, put_at};
 use crate::layout::{BLOCK_HEADER_BYTES, PAYLOAD_BYTES_MAX};
 use crate::paged::PagedBuf;
-use crate::record::{FRAGMENT, Record, SessionId, Time};
+use crate::record::{Columns, FRAGMENT, Record, SessionId, Time, VARINT_BYTES_MAX};
 
 /// A record whose body may be longer is written in pieces: several of one fit into a block, and none is ever
 /// larger than one.
@@ -109,6 +109,23 @@ impl Draft {
         }
         let head = Head { kind: record.kind(), session, counter: self.count(session, record), at };
         self.put(head, bound, |out| record.encode(out));
+    }
+
+    /// [`Draft::push`] of a [`Record::Columns`].
+    #[inline]
+    pub fn push_columns(&mut self, session: SessionId, at: Time, command: u64, columns: &Columns) {
+        let encoded = columns.encoded();
+        let bound = VARINT_BYTES_MAX + encoded.len();
+        if bound > BODY_BYTES_MAX {
+            let columns = columns.decode().unwrap_or_default();
+            return self.push_large(session, at, &Record::Columns { command, columns });
+        }
+        let kind = Record::Columns { command, columns: Vec::new() }.kind();
+        let head = Head { kind, session, counter: self.count_next(session), at };
+        self.put(head, bound, |out| {
+            out.varint(command);
+            out.raw(encoded);
+        });
     }
 
     /// Bytes that wait to be sealed.

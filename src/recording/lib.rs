@@ -32,7 +32,7 @@ pub use layout::{
     PAYLOAD_BYTES_MAX, SEGMENT_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES,
     SegmentHeader, VERSION,
 };
-pub use record::{Column, CommandKind, Record, Ruling, SessionId, Time};
+pub use record::{Column, Columns, CommandKind, Record, Ruling, SessionId, Time};
 pub use recover::{Crash, Recovery, recover};
 pub use rows::{Cells, copied, rows};
 pub use series::{Problem, Tail, read_series};

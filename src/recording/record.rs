@@ -222,7 +222,7 @@ records! {
 pub(crate) const FRAGMENT: u8 = 19;
 
 /// Longest varint.
-const VARINT_BYTES_MAX: usize = 10;
+pub(crate) const VARINT_BYTES_MAX: usize = 10;
 
 /// How a field type is encoded.
 trait Field<'a>: Sized {
@@ -427,5 +427,28 @@ impl<'a, T: Field<'a>> Field<'a> for Vec<T> {
     fn decode(from: &mut Decoder<'a>) -> Result<Vec<T>, Malformed> {
         let count = from.count(T::LEAST)?;
         (0..count).map(|_| T::decode(from)).collect()
+    }
+}
+
+/// The columns of a result as a [`Record::Columns`] holds them: encoded once, recorded often.
+pub struct Columns(Box<[u8]>);
+
+impl Columns {
+    /// Encodes them.
+    pub fn new(columns: &[Column<'_>]) -> Columns {
+        let mut bytes = Vec::new();
+        let mut out = Encoder::new(&mut bytes);
+        out.count(columns.len());
+        columns.iter().for_each(|column| column.encode(&mut out));
+        Columns(bytes.into())
+    }
+
+    pub(crate) fn encoded(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The columns again.
+    pub(crate) fn decode(&self) -> Result<Vec<Column<'_>>, Malformed> {
+        Field::decode(&mut Decoder::new(&self.0))
     }
 }

@@ -580,6 +580,28 @@ fn a_segment_file_is_zeroed_private_and_never_overwritten() {
 }
 
 #[test]
+fn columns_that_were_encoded_before_are_recorded_alike() {
+    let long = "n".repeat(1000);
+    for count in [0, 1, 3, 400] {
+        let column = |number: u32| Column {
+            name: if count > 3 { &long } else { "c" },
+            type_oid: 20 + number,
+            format: 1,
+            table_oid: 70_000 + number,
+            attribute: -2,
+        };
+        let columns: Vec<Column<'_>> = (0..count).map(column).collect();
+        let (mut one, mut other) = (Draft::default(), Draft::default());
+        for draft in [&mut one, &mut other] {
+            draft.push(SessionId(5), at(1), &Record::Notification { channel: "c", payload: "p" });
+        }
+        one.push_columns(SessionId(5), at(2), 9, &Columns::new(&columns));
+        other.push(SessionId(5), at(2), &Record::Columns { command: 9, columns });
+        assert_eq!(one.take().unwrap().buf.bytes(), other.take().unwrap().buf.bytes(), "{count} columns");
+    }
+}
+
+#[test]
 fn large_blocks_take_whole_pages_and_their_padding_is_checked() {
     let dir = TempDir::new().unwrap();
     let mut rig = Rig::start(dir.path());

@@ -6,8 +6,9 @@ use std::rc::Rc;
 
 use lockgate_codecs::postgres::{backend, frame, frontend};
 use lockgate_mask::{ColumnShape, Plan};
-use lockgate_recording::{Column, Record, Time};
+use lockgate_recording::{Record, Time};
 
+use super::descriptions::Description;
 use super::expect::{Awaited, Expect, Refused, Running};
 use super::inbound::{Origin, Step, relay};
 use super::legality::{self, ClientState};
@@ -15,7 +16,7 @@ use super::parameters::is_safe_encoding;
 use super::session::Session;
 use super::trouble::Trouble;
 use super::{Core, Turn};
-use crate::{Outbox, Side};
+use crate::{Outbox, Side, Standing};
 
 /// Longest message of a server's that is looked at whole (everything but rows, COPY data and function results), in
 /// bytes: an error may quote a long statement.
@@ -23,6 +24,9 @@ const WHOLE_BYTES_MAX: usize = 64 << 20;
 
 /// Longest list of parameter types that is kept, in bytes: no Bind can carry the parameters of a longer one.
 const TYPES_BYTES_MAX: usize = 65_535 * 4;
+
+/// The body of a RowDescription without columns, which NoData stands for.
+const NO_COLUMNS: &[u8] = &[0, 0];
 
 /// How far the answers are.
 #[derive(Debug, Default)]
@@ -48,7 +52,20 @@ enum RowPlan {
     /// They pass as they are.
     Pass,
     /// Cells are masked.
-    Mask(Box<Plan>),
+    Mask {
+        plan: Box<Plan>,
+        /// Gets it back.
+        lender: Option<Rc<Description>>,
+    },
+}
+
+impl RowPlan {
+    fn lent(description: &Rc<Description>, standing: &Standing) -> RowPlan {
+        match description.lend_plan(standing) {
+            Some(plan) => RowPlan::Mask { plan, lender: Some(Rc::clone(description)) },
+            None => RowPlan::Pass,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -150,7 +167,7 @@ impl Session {
             self.answers.plan = self.plan()?;
         }
         match self.answers.plan {
-            RowPlan::Mask(_) => self.masked_row(length, bytes, core, turn),
+            RowPlan::Mask { .. } => self.masked_row(length, bytes, core, turn),
             RowPlan::Pass | RowPlan::Undecided => Ok(self.passing_rows(bytes, origin, core, turn)),
         }
     }
@@ -188,7 +205,7 @@ impl Session {
             return Err(Trouble::Unmaskable { what: "a row is longer than limits.row_bytes_max" });
         }
         let Some(message) = bytes.get(..length) else { return Ok(Step::Need(length)) };
-        let RowPlan::Mask(plan) = &mut self.answers.plan else { return Ok(Step::Blocked) };
+        let RowPlan::Mask { plan, .. } = &mut self.answers.plan else { return Ok(Step::Blocked) };
         let start = turn.out.arena.len();
         plan.mask_row(message, &mut turn.out.arena).map_err(|_| Trouble::ServerProtocol {
             what: String::from("a row that its description contradicts"),
@@ -247,16 +264,17 @@ impl Session {
             // A simple Query describes its rows before it sends them.
             return Err(Trouble::Unmaskable { what: "rows came that nothing described" });
         };
-        let portal = Rc::clone(portal);
-        if let Some(columns) = &*portal.columns.borrow() {
-            return Ok(self.row_plan(columns));
+        let standing = &self.grant.standing;
+        if let Some(description) = &*portal.columns.borrow() {
+            return Ok(RowPlan::lent(description, standing));
         }
         let described = portal.statement.as_ref().and_then(|statement| statement.columns.borrow().clone());
-        let Some((_, columns)) = described else {
+        let Some((_, description)) = described else {
             return Err(Trouble::Unmaskable { what: "rows came that nothing described" });
         };
         let formats = frontend::bind(&portal.bind).map(|bind| bind.result_formats).unwrap_or_default();
-        let shapes: Vec<ColumnShape> = columns
+        let shapes: Vec<ColumnShape> = description
+            .shapes
             .iter()
             .enumerate()
             .map(|(index, shape)| ColumnShape {
@@ -264,14 +282,10 @@ impl Session {
                 ..*shape
             })
             .collect();
-        Ok(self.row_plan(&shapes))
-    }
-
-    fn row_plan(&self, shapes: &[ColumnShape]) -> RowPlan {
-        match Plan::new(&self.grant.standing.masks, shapes) {
-            Some(plan) => RowPlan::Mask(Box::new(plan)),
+        Ok(match Plan::new(&standing.masks, &shapes) {
+            Some(plan) => RowPlan::Mask { plan: Box::new(plan), lender: None },
             None => RowPlan::Pass,
-        }
+        })
     }
 
     fn command(&mut self) -> u64 {
@@ -297,7 +311,7 @@ impl Session {
             }
             backend::PARAMETER_DESCRIPTION => self.parameters_described(body)?,
             backend::ROW_DESCRIPTION => return self.columns_described(body, core, turn),
-            backend::NO_DATA => return Ok(self.no_data()),
+            backend::NO_DATA => return self.no_data(turn),
             backend::COMMAND_COMPLETE => self.completed(body, core, turn)?,
             backend::EMPTY_QUERY => self.ended(b"", core, turn),
             backend::PORTAL_SUSPENDED => self.ended(b"suspended", core, turn),
@@ -333,53 +347,37 @@ impl Session {
     }
 
     fn columns_described(&mut self, body: &[u8], core: &Core, turn: &mut Turn<'_>) -> Result<bool, Trouble> {
-        let fields = backend::row_description(body).map_err(Trouble::server)?;
-        let shapes: Vec<ColumnShape> = fields.iter().map(shape).collect();
-        if self.expects.awaited() == Awaited::Query {
-            self.answers.plan = self.row_plan(&shapes);
-            self.record_columns(&fields, core, turn);
-            return Ok(true);
+        let standing = &self.grant.standing;
+        let description = turn.judge.descriptions.of(body, standing).map_err(Trouble::server)?;
+        let asked = self.expects.awaited() == Awaited::Query;
+        if asked {
+            self.answers.plan = RowPlan::lent(&description, standing);
         }
-        self.record_columns(&fields, core, turn);
-        Ok(self.learn(shapes.into()))
+        let command = self.command();
+        turn.out.records.push_columns(core.session, turn.now, command, &description.recorded);
+        Ok(asked || self.learn(description))
     }
 
-    fn no_data(&mut self) -> bool {
-        self.learn(Rc::from([]))
+    fn no_data(&mut self, turn: &mut Turn<'_>) -> Result<bool, Trouble> {
+        let none = turn.judge.descriptions.of(NO_COLUMNS, &self.grant.standing).map_err(Trouble::server)?;
+        Ok(self.learn(none))
     }
 
     /// A Describe is answered. The result tells whether the client asked for it.
-    fn learn(&mut self, columns: Rc<[ColumnShape]>) -> bool {
+    fn learn(&mut self, description: Rc<Description>) -> bool {
         let footing = self.footing();
         let (statement, own) = match self.expects.pop() {
             Some(Expect::DescribeStatement { statement, .. }) => (statement, false),
             Some(Expect::DescribePortal { portal, own }) => {
-                *portal.columns.borrow_mut() = Some(Rc::clone(&columns));
+                *portal.columns.borrow_mut() = Some(Rc::clone(&description));
                 (portal.statement.clone(), own)
             }
             _ => (None, false),
         };
         if let Some(statement) = statement {
-            *statement.columns.borrow_mut() = Some((footing, columns));
+            *statement.columns.borrow_mut() = Some((footing, description));
         }
         !own
-    }
-
-    fn record_columns(&mut self, fields: &[backend::Field<'_>], core: &Core, turn: &mut Turn<'_>) {
-        let names: Vec<_> = fields.iter().map(|field| String::from_utf8_lossy(field.name)).collect();
-        let columns = fields
-            .iter()
-            .zip(&names)
-            .map(|(field, name)| Column {
-                name,
-                type_oid: field.type_oid,
-                format: u8::from(field.format == 1),
-                table_oid: field.table_oid,
-                attribute: field.attribute,
-            })
-            .collect();
-        let command = self.command();
-        turn.out.records.push(core.session, turn.now, &Record::Columns { command, columns });
     }
 
     fn completed(&mut self, body: &[u8], core: &mut Core, turn: &mut Turn<'_>) -> Result<(), Trouble> {
@@ -406,12 +404,14 @@ impl Session {
 
     fn record_masked(&mut self, core: &Core, now: Time, out: &mut Outbox) {
         let command = self.command();
-        if let RowPlan::Mask(mut plan) = std::mem::take(&mut self.answers.plan) {
-            for (rule, cells) in plan.take_counts() {
-                out.counts.cells_masked += cells;
-                let record = Record::Masked { command, rule: &rule.name, place: &rule.place, cells };
-                out.records.push(core.session, now, &record);
-            }
+        let RowPlan::Mask { mut plan, lender } = std::mem::take(&mut self.answers.plan) else { return };
+        plan.take_counts(|rule, cells| {
+            out.counts.cells_masked += cells;
+            let record = Record::Masked { command, rule: &rule.name, place: &rule.place, cells };
+            out.records.push(core.session, now, &record);
+        });
+        if let Some(lender) = lender {
+            lender.return_plan(plan, &self.grant.standing);
         }
     }
 
@@ -601,15 +601,6 @@ fn notification(body: &[u8], core: &Core, turn: &mut Turn<'_>) -> Result<(), Tro
     let record = Record::Notification { channel: &channel, payload: &payload };
     turn.out.records.push(core.session, turn.now, &record);
     Ok(())
-}
-
-fn shape(field: &backend::Field<'_>) -> ColumnShape {
-    ColumnShape {
-        table_oid: field.table_oid,
-        attribute: field.attribute,
-        type_oid: field.type_oid,
-        format: u8::from(field.format == 1),
-    }
 }
 
 /// An error as the record keeps it.

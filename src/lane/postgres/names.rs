@@ -8,7 +8,8 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use lockgate_facts::postgres::Understood;
-use lockgate_mask::ColumnShape;
+
+use super::descriptions::Description;
 
 /// Bytes of statement texts and parameters that one session may keep, beside those of the running ones.
 pub(super) const NAMED_BYTES_MAX: usize = 64 << 20;
@@ -37,7 +38,7 @@ pub(super) struct Statement {
     /// How many of them Parse gave, in bytes; what the server describes later is its own answer and is not counted.
     pub(super) types_bytes: usize,
     /// Result columns as the server described them, formats not decided.
-    pub(super) columns: RefCell<Option<(Footing, Rc<[ColumnShape]>)>>,
+    pub(super) columns: RefCell<Option<(Footing, Rc<Description>)>>,
 }
 
 /// A portal.
@@ -52,7 +53,7 @@ pub(super) struct Portal {
     /// Which generation of names SQL had made when it was bound.
     pub(super) generation: u64,
     /// Result columns as the server described this portal, with its formats.
-    pub(super) columns: RefCell<Option<Rc<[ColumnShape]>>>,
+    pub(super) columns: RefCell<Option<Rc<Description>>>,
 }
 
 impl Portal {
