@@ -17,14 +17,14 @@ const DIGITS_MAX: usize = 9;
 /// Appends the shape of `sql` to `out`; `false`: it has none, or it is the text itself, and what was appended is of no
 /// use.
 pub(super) fn shape(sql: &[u8], out: &mut Vec<u8>) -> bool {
-    if sql.len() > TEXT_BYTES_MAX || has_quotes(sql) || has_pairs(sql) {
+    if sql.len() > TEXT_BYTES_MAX || !may_have(sql) {
         return false;
     }
     let start = out.len();
     out.extend_from_slice(sql);
     let mut rest = out.get_mut(start..).unwrap_or_default();
     let (mut constants, mut before) = (false, b' ');
-    while let Some(at) = rest.iter().position(u8::is_ascii_digit) {
+    while let Some(at) = first_digit(rest) {
         if let Some(beside) = at.checked_sub(1) {
             before = rest.get(beside).copied().unwrap_or_default();
         }
@@ -40,22 +40,67 @@ pub(super) fn shape(sql: &[u8], out: &mut Vec<u8>) -> bool {
     constants
 }
 
-/// One pass without a branch for each byte, over all of them.
-fn has_quotes(sql: &[u8]) -> bool {
-    sql.iter().fold(false, |found, byte| found | matches!(byte, b'\'' | b'"' | b'$' | b'\\'))
+/// Bytes that are looked at together: where their number is known, no branch is needed for each.
+const LANES: usize = 32;
+
+/// Nothing is quoted or commented out, and FLOAT is not there.
+fn may_have(sql: &[u8]) -> bool {
+    let behind = sql.get(1..).unwrap_or_default();
+    let (firsts, (seconds, second_rest)) = (sql.as_chunks().0, behind.as_chunks());
+    let mut found = Found::default();
+    firsts.iter().zip(seconds).for_each(|(first, second)| found.look(first, second));
+    let first_rest = sql.get(seconds.len() * LANES..).unwrap_or_default();
+    found.look(&padded(first_rest), &padded(second_rest));
+    let Found { quote, comment, fl } = found;
+    let float = || sql.windows(5).any(|word| word.eq_ignore_ascii_case(b"float"));
+    !(quote || comment || fl && float())
 }
 
-/// A comment begins, or the word FLOAT is there. Passes like the one above.
-fn has_pairs(sql: &[u8]) -> bool {
-    let behind = sql.get(1..).unwrap_or_default();
-    let pairs = sql.get(..behind.len()).unwrap_or_default().iter().zip(behind);
-    let (mut comments, mut fl) = (0, 0);
-    for (a, b) in pairs {
-        comments |=
-            (u8::from(*a == b'-') & u8::from(*b == b'-')) | (u8::from(*a == b'/') & u8::from(*b == b'*'));
-        fl |= u8::from(a | 0x20 == b'f') & u8::from(b | 0x20 == b'l');
+/// What stands somewhere in a text.
+#[derive(Default)]
+struct Found {
+    quote: bool,
+    comment: bool,
+    /// The beginning of FLOAT.
+    fl: bool,
+}
+
+impl Found {
+    /// At bytes and those behind them.
+    fn look(&mut self, bytes: &[u8; LANES], behind: &[u8; LANES]) {
+        let mut found = [0; 3];
+        for (a, b) in bytes.iter().zip(behind) {
+            let [quote, comment, fl] = &mut found;
+            let is = |byte: &u8, other| u8::from(*byte == other);
+            *quote |= is(a, b'\'') | is(a, b'"') | is(a, b'$') | is(a, b'\\');
+            *comment |= (is(a, b'-') & is(b, b'-')) | (is(a, b'/') & is(b, b'*'));
+            *fl |= is(&(a | 0x20), b'f') & is(&(b | 0x20), b'l');
+        }
+        let [quote, comment, fl] = found.map(|found| found != 0);
+        self.quote |= quote;
+        self.comment |= comment;
+        self.fl |= fl;
     }
-    comments != 0 || fl != 0 && sql.windows(5).any(|word| word.eq_ignore_ascii_case(b"float"))
+}
+
+fn padded(bytes: &[u8]) -> [u8; LANES] {
+    let mut padded = [b' '; LANES];
+    if let Some(place) = padded.get_mut(..bytes.len()) {
+        place.copy_from_slice(bytes);
+    }
+    padded
+}
+
+fn first_digit(bytes: &[u8]) -> Option<usize> {
+    let (chunks, rest) = bytes.as_chunks::<LANES>();
+    let has_digit = |chunk: &[u8; LANES]| {
+        chunk.iter().fold(0, |found, byte| found | u8::from(byte.is_ascii_digit())) != 0
+    };
+    let (start, chunk) = match chunks.iter().position(has_digit) {
+        Some(number) => (number * LANES, chunks.get(number)?.as_slice()),
+        None => (chunks.len() * LANES, rest),
+    };
+    chunk.iter().position(u8::is_ascii_digit).map(|at| start + at)
 }
 
 /// Whether a byte beside a digit may be of the same token.
@@ -99,5 +144,18 @@ mod tests {
             assert_eq!(shaped(sql).as_deref(), expected, "{sql}");
         }
         assert_eq!(shaped(&format!("SELECT 1{}", " ".repeat(TEXT_BYTES_MAX))), None, "too long");
+    }
+    #[test]
+    fn what_forbids_a_shape_is_found_wherever_it_stands() {
+        for length in 0..100 {
+            for at in 0..=length {
+                let text = |what: &str| format!("1{}{what}{}", " ".repeat(at), " ".repeat(length - at));
+                assert!(shaped(&text("")).is_some_and(|shape| shape.starts_with('0')));
+                assert!(shaped(&text(" 23")).is_some_and(|shape| shape.contains(" 00")));
+                for what in ["'", "\"", "$", "\\", "--", "/*", "float"] {
+                    assert_eq!(shaped(&text(what)), None, "{what} at {at} of {length}");
+                }
+            }
+        }
     }
 }
