@@ -52,6 +52,7 @@ pub fn serve(config: Config, driver: Option<DriverChoice>, take_over: bool) -> R
     let started = Instant::now();
     info!(version = env!("CARGO_PKG_VERSION"), config = %config.file.display(), "starting");
     config.warnings.iter().for_each(|warning| warn!("{warning}"));
+    lockgate_ring::map_large_blocks();
     let open_files = raise_open_files_limit();
     let driver = driver.unwrap_or(config.driver).settle()?;
     let mut ground = Ground::of(&config, take_over)?;

@@ -55,7 +55,7 @@ mod waker;
 
 pub use config::{Config, Counts, DriverKind};
 pub use probe::{ProbeError, Report, probe};
-pub use system::{listen_socket, pin_current_thread, raise_open_files_limit, random};
+pub use system::{listen_socket, map_large_blocks, pin_current_thread, raise_open_files_limit, random};
 pub use waker::Waker;
 
 /// One connection of a driver. Ids are never reused while anything may still refer to them.

@@ -91,6 +91,21 @@ pub fn random(bytes: &mut [u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Bytes from which on a block of memory is mapped for itself.
+#[cfg(target_env = "gnu")]
+const MAPPED_BYTES_MIN: i32 = 64 << 10;
+
+/// Has the C library map every large block for itself, so that it goes back to the system when it is freed. Otherwise it
+/// learns from the first that is freed to take such blocks from its heap, too, where they lie between small ones that
+/// stay: a burst of traffic would be kept for good.
+pub fn map_large_blocks() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: two integers; a parameter that is not known is ignored.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES_MIN);
+    }
+}
+
 /// Raises the limit of open files as far as the hard limit allows; returns the limit that then holds.
 ///
 /// # Errors

@@ -30,6 +30,8 @@ FACTOR_MAX = 2
 # Below it a difference is the scheduler's.
 NOISE_US = 1_000
 SETTLE_SECONDS_MAX = 30
+# Descriptors of the segments that two workers have at hand once their own are three quarters full: each is open twice.
+NEXT_SEGMENTS = 2 * 2
 
 
 class Peer(wire.Session):
@@ -235,7 +237,7 @@ class Field:
         deadline = time.monotonic() + seconds
         while True:
             now = self.figures()
-            if now.sessions <= before.sessions and now.descriptors <= before.descriptors + 2:
+            if now.sessions <= before.sessions and now.descriptors <= before.descriptors + NEXT_SEGMENTS:
                 break
             if time.monotonic() > deadline:
                 raise Trouble(f"{now} {seconds} s after the attack; before it {before}")
