@@ -32,7 +32,7 @@ const BACKLOG_BYTES_BEHIND: usize = 4 << 20;
 /// With this many bytes not written nobody is read from any more.
 const BACKLOG_BYTES_MAX: usize = 16 << 20;
 /// Up to here the disk keeps up, and large blocks go past the page cache; above, they go where they go faster.
-const BACKLOG_BYTES_DIRECT: usize = 3 << 20;
+const BACKLOG_BYTES_DIRECT: usize = 1 << 20;
 /// Reading goes on when the backlog has fallen to this.
 const BACKLOG_BYTES_LOW: usize = 2 << 20;
 /// A write that takes longer has failed, whatever becomes of it; and so has control if no segment came in this time.
