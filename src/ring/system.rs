@@ -142,10 +142,16 @@ pub(crate) fn stream_socket(address: &SocketAddr) -> io::Result<OwnedFd> {
 const KEEPALIVE: [(i32, i32); 3] =
     [(libc::TCP_KEEPIDLE, 60), (libc::TCP_KEEPINTVL, 10), (libc::TCP_KEEPCNT, 6)];
 
-/// What every stream is to have: no delay for the sake of fuller packets, and probes that find a dead peer. Accepted
-/// sockets inherit all of it from their listener, which saves calls for each.
+/// The kernel takes no more for a peer while it has so many bytes for it that it could not send yet. What is on its way
+/// does not count, so that no line is too long for it; but of a peer that reads nothing the kernel would take megabytes,
+/// all of them judged, masked and recorded for nobody.
+const UNSENT_BYTES_MAX: i32 = 128 << 10;
+
+/// What every stream is to have: no delay for the sake of fuller packets, little that waits for a slow peer, and probes
+/// that find a dead one. Accepted sockets inherit all of it from their listener, which saves calls for each.
 pub(crate) fn prepare_stream(fd: RawFd) -> io::Result<()> {
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)?;
     set_option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
     KEEPALIVE.iter().try_for_each(|(name, value)| set_option(fd, libc::IPPROTO_TCP, *name, *value))
 }
