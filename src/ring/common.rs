@@ -98,8 +98,9 @@ impl<O: Default> Common<O> {
         None
     }
 
-    /// How many of those that starve can be fed now.
-    pub(crate) fn feedable(&self) -> usize {
+    /// How many of those that starve can be fed now, with all the slots that may be filled.
+    pub(crate) fn feedable(&mut self) -> usize {
+        self.pool.refill();
         self.starved.len().min(usize::try_from(self.pool.available()).unwrap_or(0))
     }
 

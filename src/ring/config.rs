@@ -7,8 +7,8 @@ use std::time::Duration;
 /// Sizes and limits of a driver.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Slots of the receive pool. With the default slot size the pool is 4 MiB: it stays in the cache of one core,
-    /// which makes the difference between 1.5 and 5 GiB/s in bulk. At most 32,768.
+    /// Slots of the receive pool: as many connections can say something in one turn. In bulk only 32 of them go round,
+    /// which stay in the cache of one core. At most 32,768.
     pub slots: u16,
     /// Bytes of a slot: a TLS record with its overhead fits into two, and a full slot is worth a send.
     pub slot_bytes: u32,

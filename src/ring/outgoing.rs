@@ -479,7 +479,7 @@ mod tests {
         fn with_slots(slots: u16) -> Rig {
             let mut pool = Pool::new(slots, 4096).unwrap();
             for slot in 0..4_u16 {
-                pool.take(slot);
+                pool.take(slot, 4096);
                 for (at, byte) in pool.bytes_mut(&Pool::lease(slot, 4096)).iter_mut().enumerate() {
                     *byte = u8::try_from((at * 7 + usize::from(slot) * 61) % 251).unwrap();
                 }

@@ -3,7 +3,8 @@
 //! Who fills them is decided once. With [`Pool::register`] it is the kernel, in the order in which it got them: a slot
 //! is its own from [`Pool::provide`] until a completion names it ([`Pool::take`]). With [`Pool::open`] it is the driver
 //! itself ([`Pool::vectors`], [`Pool::take_next`]), the slot that came back last first, for it is the likeliest to be
-//! in the cache. A slot that is taken has a reference count (leases and queued sends) of at least one until the last
+//! in the cache. While slots come back full one after the other only a few go round: bulk then stays in the cache, a
+//! turn has an end, and whoever says little is not behind megabytes. A slot that is taken has a reference count (leases and queued sends) of at least one until the last
 //! [`Pool::release`] gives it back. So a count above zero is the proof, checked by every access, that nobody writes
 //! into the slot.
 
@@ -40,10 +41,34 @@ pub(crate) struct Pool {
     /// Slots that can be filled, less those in completions not yet reaped.
     available: u32,
     held: bool,
+    fill: Fill,
+    /// Free, and not to be filled for now.
     withheld: Vec<u16>,
 }
 
 const PAGE_BYTES: usize = 4096;
+
+/// As many slots go round while bulk is received.
+const BULK_SLOTS: u32 = 32;
+/// Bulk begins when so many more slots came full than not, and is over when as many more came otherwise.
+const FULL_MAX: u32 = 64;
+
+/// How full slots come back.
+#[derive(Debug, Default)]
+struct Fill {
+    /// From 0, nearly empty, to [`FULL_MAX`].
+    full: u32,
+    bulk: bool,
+}
+
+impl Fill {
+    /// Whether bulk is over now.
+    fn note(&mut self, full: bool) -> bool {
+        self.full = if full { (self.full + 1).min(FULL_MAX) } else { self.full.saturating_sub(1) };
+        let bulk = if self.bulk { self.full > 0 } else { self.full == FULL_MAX };
+        std::mem::replace(&mut self.bulk, bulk) && !bulk
+    }
+}
 
 impl Pool {
     pub(crate) fn new(slots: u16, slot_bytes: u32) -> io::Result<Pool> {
@@ -68,6 +93,7 @@ impl Pool {
             refs: vec![0; usize::from(slots)].into(),
             available: 0,
             held: false,
+            fill: Fill::default(),
             withheld: Vec::with_capacity(usize::from(slots)),
         })
     }
@@ -88,9 +114,8 @@ impl Pool {
 
     /// All slots can be filled from now on.
     pub(crate) fn open(&mut self) {
-        for slot in 0..self.slots() {
-            self.provide(slot);
-        }
+        self.withheld.extend((0..self.slots()).rev());
+        self.refill();
     }
 
     /// Gives the memory up for good: the kernel may still write into it.
@@ -111,9 +136,34 @@ impl Pool {
         self.available
     }
 
-    /// Slots that somebody holds a lease on or sends from, or that are withheld.
+    /// Slots that nobody holds, and that are in no completion not yet reaped.
+    #[cfg(test)]
+    pub(crate) fn free(&self) -> u16 {
+        u16::try_from(self.withheld.len()).unwrap_or(u16::MAX)
+            + u16::try_from(self.available).unwrap_or(u16::MAX)
+    }
+
+    /// Slots that somebody holds a lease on or sends from.
     pub(crate) fn in_use(&self) -> usize {
-        self.refs.iter().filter(|refs| **refs > 0).count() + self.withheld.len()
+        self.refs.iter().filter(|refs| **refs > 0).count()
+    }
+
+    /// As many slots may be there to be filled.
+    fn available_max(&self) -> u32 {
+        match (self.held, self.fill.bulk) {
+            (true, _) => 0,
+            (false, true) => BULK_SLOTS,
+            (false, false) => u32::MAX,
+        }
+    }
+
+    /// Has withheld slots filled, as far as that is wanted: in each turn, for others may be kept for long.
+    pub(crate) fn refill(&mut self) {
+        while self.available < self.available_max()
+            && let Some(slot) = self.withheld.pop()
+        {
+            self.provide(slot);
+        }
     }
 
     /// The slot can be filled from here on.
@@ -155,12 +205,15 @@ impl Pool {
         tail.store(self.tail, Ordering::Release);
     }
 
-    /// A completion says that the kernel filled this slot: it is ours, with one reference.
-    pub(crate) fn take(&mut self, slot: u16) {
+    /// A completion says that this slot was filled with `len` bytes: it is ours, with one reference.
+    pub(crate) fn take(&mut self, slot: u16, len: u32) {
         if let Some(refs) = self.refs.get_mut(usize::from(slot)) {
             debug_assert_eq!(*refs, 0);
             *refs += 1;
             self.available = self.available.saturating_sub(1);
+        }
+        if self.fill.note(len == self.slot_bytes) {
+            self.refill();
         }
     }
 
@@ -178,11 +231,11 @@ impl Pool {
         count
     }
 
-    /// The next slot has been filled: it is taken, with one reference.
-    pub(crate) fn take_next(&mut self) -> Option<u16> {
+    /// The next slot has been filled with `len` bytes: it is taken, with one reference.
+    pub(crate) fn take_next(&mut self, len: u32) -> Option<u16> {
         let next = usize::try_from(self.available.checked_sub(1)?).ok()?;
         let slot = *self.order.get(next)?;
-        self.take(slot);
+        self.take(slot, len);
         Some(slot)
     }
 
@@ -212,18 +265,16 @@ impl Pool {
         if *refs > 0 {
             return;
         }
-        if self.held {
-            self.withheld.push(slot);
-        } else {
+        if self.available < self.available_max() {
             self.provide(slot);
+        } else {
+            self.withheld.push(slot);
         }
     }
 
     pub(crate) fn hold(&mut self, hold: bool) {
         self.held = hold;
-        while !hold && let Some(slot) = self.withheld.pop() {
-            self.provide(slot);
-        }
+        self.refill();
     }
 
     fn address(&self, slot: u16) -> Option<NonNull<u8>> {
@@ -269,7 +320,7 @@ mod tests {
         let mut pool = Pool::new(4, 64).unwrap();
         let lease = Pool::lease(2, 10);
         assert_eq!(pool.bytes(&lease), b"", "nobody holds it");
-        pool.take(2);
+        pool.take(2, 10);
         assert_eq!(pool.bytes(&lease).len(), 10);
         pool.bytes_mut(&lease).fill(7);
         assert_eq!(pool.bytes(&lease), [7; 10]);
@@ -286,13 +337,13 @@ mod tests {
         for slot in 0..4 {
             pool.provide(slot);
         }
-        pool.take(0);
+        pool.take(0, 64);
         pool.retain(0);
         pool.hold(true);
         pool.release(0);
         assert_eq!((pool.available(), pool.in_use()), (3, 1));
         pool.release(0);
-        assert_eq!((pool.available(), pool.in_use()), (3, 1));
+        assert_eq!((pool.available(), pool.in_use()), (3, 0));
         pool.hold(false);
         assert_eq!((pool.available(), pool.in_use()), (4, 0));
     }
@@ -317,17 +368,36 @@ mod tests {
         pool.open();
         let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; 3];
         assert_eq!(pool.vectors(&mut vectors), 3);
-        let first = pool.take_next().unwrap();
+        let first = pool.take_next(1).unwrap();
         assert_eq!(vectors[0].iov_base, pool.address(first).unwrap().as_ptr().cast());
-        let second = pool.take_next().unwrap();
+        let second = pool.take_next(1).unwrap();
         assert_eq!(vectors[1].iov_base, pool.address(second).unwrap().as_ptr().cast());
         pool.release(first);
-        assert_eq!(pool.take_next(), Some(first));
-        pool.take_next().unwrap();
-        pool.take_next().unwrap();
-        assert_eq!((pool.take_next(), pool.vectors(&mut vectors)), (None, 0), "all are taken");
+        assert_eq!(pool.take_next(1), Some(first));
+        pool.take_next(1).unwrap();
+        pool.take_next(1).unwrap();
+        assert_eq!((pool.take_next(1), pool.vectors(&mut vectors)), (None, 0), "all are taken");
         pool.release(second);
-        assert_eq!((pool.available(), pool.take_next()), (1, Some(second)));
+        assert_eq!((pool.available(), pool.take_next(1)), (1, Some(second)));
+    }
+
+    #[test]
+    fn in_bulk_few_slots_go_round() {
+        let mut pool = Pool::new(100, 64).unwrap();
+        pool.open();
+        let mut taken: Vec<u16> = (0..100).map_while(|_| pool.take_next(64)).collect();
+        assert_eq!((taken.len(), pool.available()), (100, 0), "what is there may be filled");
+        taken.drain(..).for_each(|slot| pool.release(slot));
+        assert_eq!((pool.available(), pool.in_use()), (BULK_SLOTS, 0));
+        let kept: Vec<_> = (0..BULK_SLOTS).map(|_| pool.take_next(64).unwrap()).collect();
+        pool.refill();
+        assert_eq!(pool.available(), BULK_SLOTS, "others go round for those that are kept");
+        kept.into_iter().for_each(|slot| pool.release(slot));
+        for _ in 0..FULL_MAX {
+            let slot = pool.take_next(63).unwrap();
+            pool.release(slot);
+        }
+        assert_eq!((pool.available(), pool.in_use()), (100, 0), "bulk is over, and all are there again");
     }
 
     #[test]

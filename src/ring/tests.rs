@@ -197,7 +197,7 @@ impl<D: Tested> Rig<D> {
         assert_eq!(counts.connections, 0);
         assert_eq!((counts.slots_in_use, counts.copy_buffers_in_use), (0, 0));
         assert_eq!(counts.in_flight, D::IDLE_IN_FLIGHT);
-        assert_eq!(self.driver.common().pool.available(), u32::from(self.driver.common().pool.slots()));
+        assert_eq!(self.driver.common().pool.free(), self.driver.common().pool.slots());
     }
 }
 

@@ -137,9 +137,9 @@ impl Poller {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let mut rest = bytes;
         while rest > 0
-            && let Some(slot) = pool.take_next()
+            && let len = rest.min(pool.slot_bytes())
+            && let Some(slot) = pool.take_next(len)
         {
-            let len = rest.min(pool.slot_bytes());
             rest -= len;
             if wanted {
                 ready.push(Event::Received { conn: id, lease: Pool::lease(slot, len) });

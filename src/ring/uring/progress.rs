@@ -103,7 +103,7 @@ impl Ring {
         loop {
             let len = rest.min(pool.slot_bytes());
             let next = if rest > len { pool.following(slot) } else { None };
-            pool.take(slot);
+            pool.take(slot, len);
             if wanted && len > 0 {
                 ready.push(Event::Received { conn: id, lease: Pool::lease(slot, len) });
             } else {
