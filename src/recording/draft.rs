@@ -19,7 +19,7 @@ pub const RECORD_BYTES_MAX: usize = 256 << 20;
 const HEAD_BYTES_MAX: usize = 4 + 1 + 8 + 10 + 10 + 10;
 
 /// Most buffers that are kept for later blocks: as many as wait while the disk is slower for a moment.
-const SPARES_MAX: usize = 12;
+const SPARES_MAX: usize = 4;
 
 const _: () = assert!(2 * (BODY_BYTES_MAX + HEAD_BYTES_MAX) < PAYLOAD_BYTES_MAX);
 

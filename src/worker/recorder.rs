@@ -28,13 +28,13 @@ const BLOCK_BYTES: usize = 256 << 10;
 const BLOCK_AGE_NS: u64 = 20_000_000;
 /// With this many bytes not written the disk is slower than the peers: those who add much to it wait, one after the
 /// other, and nobody else has to.
-const BACKLOG_BYTES_BEHIND: usize = 4 << 20;
+const BACKLOG_BYTES_BEHIND: usize = 1 << 20;
 /// With this many bytes not written nobody is read from any more.
 const BACKLOG_BYTES_MAX: usize = 16 << 20;
 /// Up to here the disk keeps up, and large blocks go past the page cache; above, they go where they go faster.
 const BACKLOG_BYTES_DIRECT: usize = 1 << 20;
 /// Reading goes on when the backlog has fallen to this.
-const BACKLOG_BYTES_LOW: usize = 2 << 20;
+const BACKLOG_BYTES_LOW: usize = 8 << 20;
 /// A write that takes longer has failed, whatever becomes of it; and so has control if no segment came in this time.
 const WRITE_NS_MAX: u64 = 10_000_000_000;
 /// While there is no segment, control is asked again this often.
@@ -42,8 +42,8 @@ const ASK_AGAIN_NS: u64 = 1_000_000_000;
 /// At the end: how long to wait for a segment or a write before what is not written is given up.
 const FINISH_NS_MAX: u64 = 15_000_000_000;
 
-const _: () = assert!(BLOCK_BYTES < BACKLOG_BYTES_LOW && BACKLOG_BYTES_LOW < BACKLOG_BYTES_BEHIND);
-const _: () = assert!(BACKLOG_BYTES_BEHIND < BACKLOG_BYTES_MAX);
+const _: () = assert!(BLOCK_BYTES < BACKLOG_BYTES_BEHIND && BACKLOG_BYTES_BEHIND < BACKLOG_BYTES_LOW);
+const _: () = assert!(BACKLOG_BYTES_LOW < BACKLOG_BYTES_MAX);
 
 /// What every call of the recorder needs of its worker.
 pub(crate) struct Turn<'a> {
