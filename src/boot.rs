@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use lockgate_bridge::{Counters, Inbox, LateWake, Notice, Order, Outlet, Snapshot, mailbox};
 use lockgate_control::{Bell, Control, Door, TakeOver, Work, WorkerLink};
@@ -90,6 +90,7 @@ pub fn serve(config: Config, driver: Option<DriverChoice>, take_over: bool) -> R
     let gang = Gang {
         workers: config.workers,
         driver,
+        spin: config.spin,
         work,
         snapshot,
         outlet: wiring.outlet,
@@ -261,6 +262,7 @@ impl Wiring {
 struct Gang {
     workers: u32,
     driver: DriverKind,
+    spin: Duration,
     work: Work,
     snapshot: Arc<Snapshot>,
     outlet: Outlet<Notice>,
@@ -281,6 +283,7 @@ impl Gang {
             index: post.index,
             workers: self.workers,
             driver: self.driver,
+            spin: self.spin,
             core: usize::try_from(post.index).ok().map(|index| index % cores),
             listeners,
             snapshot: Arc::clone(&self.snapshot),

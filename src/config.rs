@@ -31,6 +31,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Number of worker threads.
     pub workers: u32,
+    /// How long an idle one looks for work before it sleeps.
+    pub spin: Duration,
     /// How they reach the kernel.
     pub driver: DriverChoice,
     /// What bounds every peer.
@@ -152,7 +154,7 @@ impl Config {
 /// Reads every section before anything is given up, so that all mistakes are found.
 fn read(top: &Section<'_>, file: PathBuf) -> Option<Config> {
     let data_dir = top.path("data_dir");
-    let (workers, driver) = workers(&top.section("workers"));
+    let (workers, driver, spin) = workers(&top.section("workers"));
     let limits = limits(&top.section("limits"));
     let identity_max = limits.as_ref().and_then(|limits| limits.sessions_per_identity_max);
     let recording = recording(&top.section("recording"));
@@ -174,6 +176,7 @@ fn read(top: &Section<'_>, file: PathBuf) -> Option<Config> {
         data_dir: data_dir?,
         workers: workers?,
         driver: driver?,
+        spin: spin?,
         limits: limits?,
         durability,
         segment_bytes,
@@ -191,14 +194,14 @@ fn gather<T>(sections: &[Section<'_>], read: impl Fn(&Section<'_>) -> Option<T>)
     sections.iter().filter_map(read).collect()
 }
 
-fn workers(section: &Section<'_>) -> (Option<u32>, Option<DriverChoice>) {
+fn workers(section: &Section<'_>) -> (Option<u32>, Option<DriverChoice>, Option<Duration>) {
     let count = match section.has("count") {
         true => section.integer("count").and_then(|count| u32::try_from(count).ok()),
         false => {
             Some(available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1)).min(256))
         }
     };
-    (count, section.text("driver").map(|driver| DriverChoice::of(&driver)))
+    (count, section.text("driver").map(|driver| DriverChoice::of(&driver)), section.duration("spin"))
 }
 
 fn limits(section: &Section<'_>) -> Option<Limits> {

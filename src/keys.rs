@@ -16,6 +16,8 @@ pub enum Kind {
     Integer(u64, u64),
     /// A time such as `"15s"`, from the first to the second number of seconds.
     Duration(u64, u64),
+    /// A time such as `"60us"`, from the first to the second number of microseconds.
+    ShortTime(u64, u64),
     /// A number of bytes such as `"16MiB"`, from the first to the second.
     Size(u64, u64),
     /// A path, relative to the configuration file's folder.
@@ -80,7 +82,8 @@ const fn key(
 
 use Absent::{Default, Means, Mistake};
 use Kind::{
-    Choice, Duration, HostPorts, Integer, Name, Path, Paths, Secret, Size, Socket, Table, Tables, Text, Texts,
+    Choice, Duration, HostPorts, Integer, Name, Path, Paths, Secret, ShortTime, Size, Socket, Table, Tables,
+    Text, Texts,
 };
 
 /// All of them, in the order of the reference.
@@ -102,6 +105,8 @@ pub const KEYS: &[Key] = &[
         "Number of worker threads, each pinned to a core."),
     key("workers", "driver", Choice(&["auto", "io_uring", "epoll"]), Default("auto"), "\"auto\"",
         "How they reach the kernel. `auto`: `io_uring` where it is allowed, else `epoll` with a warning. `io_uring` alone: where it is forbidden, the gateway does not start. `serve --driver` stands in its place."),
+    key("workers", "spin", ShortTime(0, 1000), Default("60us"), "\"60us\"",
+        "How long a worker that has nothing to do looks for something before it sleeps, with io_uring and as long as that pays: to be woken takes longer than most answers of a near server. `0us`: not at all."),
 
     key("limits", "login_timeout", Duration(1, 600), Default("15s"), "\"15s\"",
         "A client that is not authenticated by then is closed."),
@@ -307,6 +312,7 @@ pub fn value_words(kind: Kind) -> String {
         }
         Integer(min, max) => format!("a whole number from {min} to {max}"),
         Duration(min, max) => format!("a time from {} to {}", seconds(min), seconds(max)),
+        ShortTime(min, max) => format!("a time from {min}us to {max}us"),
         Size(min, max) => format!("a size from {} to {}", bytes(min), bytes(max)),
         Path => String::from("a path"),
         Socket => String::from("an IP address and port"),

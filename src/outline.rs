@@ -22,7 +22,7 @@ pub struct Difference {
 }
 
 /// Keys of what is made once, when a process starts.
-const FIXED: [&str; 5] = ["data_dir", "workers.count", "workers.driver", "admin.bind", "log"];
+const FIXED: [&str; 6] = ["data_dir", "workers.count", "workers.driver", "workers.spin", "admin.bind", "log"];
 
 impl Outline {
     /// Of a configuration. Two can be compared when they were made with the same `state`.
@@ -35,6 +35,7 @@ impl Outline {
         put(String::from("data_dir"), plain(&config.data_dir));
         put(String::from("workers.count"), plain(&config.workers));
         put(String::from("workers.driver"), plain(&config.driver));
+        put(String::from("workers.spin"), plain(&config.spin));
         put(String::from("admin.bind"), plain(&config.admin));
         put(String::from("log"), plain(&config.log));
         put(String::from("recording"), plain(&(config.durability, config.segment_bytes)));

@@ -151,7 +151,12 @@ impl<'a> Section<'a> {
         self.scalar(name, |kind, text| {
             let value = values::duration(text)?;
             match kind {
-                Kind::Duration(min, max) => within(value, min, max, text, kind),
+                Kind::Duration(min, max) => {
+                    within(value, Duration::from_secs(min), Duration::from_secs(max), text, kind)
+                }
+                Kind::ShortTime(min, max) => {
+                    within(value, Duration::from_micros(min), Duration::from_micros(max), text, kind)
+                }
                 _ => Ok(value),
             }
         })
@@ -393,28 +398,11 @@ fn choice(words: &[&str], text: &str) -> Result<String, String> {
     Err(format!("\"{text}\" is not one of {known}{meant}"))
 }
 
-fn within<T: PartialOrd + Bound>(value: T, min: u64, max: u64, text: &str, kind: Kind) -> Result<T, String> {
-    if value >= T::bound(min) && value <= T::bound(max) {
+fn within<T: PartialOrd>(value: T, min: T, max: T, text: &str, kind: Kind) -> Result<T, String> {
+    if value >= min && value <= max {
         return Ok(value);
     }
     Err(format!("{text} is out of bounds: it must be {}", keys::value_words(kind)))
-}
-
-/// How a bound of the table of keys is to be read.
-trait Bound {
-    fn bound(number: u64) -> Self;
-}
-
-impl Bound for u64 {
-    fn bound(number: u64) -> u64 {
-        number
-    }
-}
-
-impl Bound for Duration {
-    fn bound(number: u64) -> Duration {
-        Duration::from_secs(number)
-    }
 }
 
 fn unknown_key(table: &str, name: &str) -> String {

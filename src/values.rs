@@ -3,18 +3,19 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// `"500ms"`, `"15s"`, `"10m"`, `"1h"`.
+/// `"60us"`, `"500ms"`, `"15s"`, `"10m"`, `"1h"`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let (count, unit) = number_and_unit(text)?;
-    let milliseconds = match unit {
-        "ms" => Some(count),
-        "s" => count.checked_mul(1_000),
-        "m" => count.checked_mul(60_000),
-        "h" => count.checked_mul(3_600_000),
+    let microseconds = match unit {
+        "us" => Some(count),
+        "ms" => count.checked_mul(1_000),
+        "s" => count.checked_mul(1_000_000),
+        "m" => count.checked_mul(60_000_000),
+        "h" => count.checked_mul(3_600_000_000),
         "" => return Err(format!("\"{text}\" has no unit; write \"{text}s\" for seconds")),
-        other => return Err(format!("\"{other}\" is no unit of time; the units are ms, s, m and h")),
+        other => return Err(format!("\"{other}\" is no unit of time; the units are us, ms, s, m and h")),
     };
-    milliseconds.map(Duration::from_millis).ok_or_else(|| format!("\"{text}\" is too long"))
+    microseconds.map(Duration::from_micros).ok_or_else(|| format!("\"{text}\" is too long"))
 }
 
 /// `"512B"`, `"64KiB"`, `"16MiB"`, `"1GiB"`.

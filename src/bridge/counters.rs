@@ -52,6 +52,7 @@ counters! {
     bytes_to_clients "counter" "Plaintext bytes sent to clients.",
     cancels "counter" "Cancel requests received.",
     turns "counter" "Turns of the loop.",
+    sleeps "counter" "Turns that slept until something came.",
     facts_hits "counter" "Statements found in the cache of facts.",
     facts_misses "counter" "Statements parsed.",
     recording_bytes "counter" "Bytes of recording written.",

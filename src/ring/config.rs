@@ -30,6 +30,9 @@ pub struct Config {
     /// Receive into several slots at a time: a third less processor time in bulk. With io_uring where the kernel can
     /// (6.10 and later, tested when the ring is made), with epoll everywhere.
     pub bundles: bool,
+    /// With io_uring: how long a turn that may wait looks for something to have happened before it sleeps, while that
+    /// pays. Zero: not at all.
+    pub spin: Duration,
 }
 
 impl Default for Config {
@@ -44,6 +47,7 @@ impl Default for Config {
             queue_high_bytes: 256 << 10,
             queue_low_bytes: 64 << 10,
             bundles: true,
+            spin: Duration::ZERO,
         }
     }
 }

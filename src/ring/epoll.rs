@@ -72,6 +72,7 @@ pub struct Poller {
     /// Slots of one receive, and receives of one connection in one turn.
     slots_at_once: usize,
     receives_max: usize,
+    sleeps: u64,
 }
 
 impl Poller {
@@ -102,6 +103,7 @@ impl Poller {
             gather: vec![no_vector; GATHER_MAX].into(),
             slots_at_once,
             receives_max,
+            sleeps: 0,
         })
     }
 
@@ -157,6 +159,7 @@ impl Poller {
             Some(Some(until)) => Some(until.saturating_duration_since(Instant::now())),
         };
         let asleep = timeout != now && self.waker.sleep() && self.disk.bell().sleep();
+        self.sleeps += u64::from(asleep);
         let found = self.interest.wait(if asleep { timeout } else { now })?;
         for at in 0..found {
             match self.interest.report(at) {
@@ -301,6 +304,10 @@ impl Driver for Poller {
         self.reap();
         self.common.hand_over(events);
         result
+    }
+
+    fn sleeps(&self) -> u64 {
+        self.sleeps
     }
 
     fn waker(&self) -> Waker {

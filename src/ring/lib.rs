@@ -221,6 +221,8 @@ pub trait Driver {
     /// Submits what was queued, waits as told if nothing has happened yet, and appends what it found. It may
     /// return with nothing found. An error means that the driver itself is broken.
     fn turn(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()>;
+    /// Turns so far that slept.
+    fn sleeps(&self) -> u64;
     /// A handle with which any thread ends this driver's wait.
     fn waker(&self) -> Waker;
     /// What time it is. No system call where the kernel shares its clocks with processes.

@@ -538,6 +538,10 @@ impl Driver for Sim {
         Ok(())
     }
 
+    fn sleeps(&self) -> u64 {
+        0
+    }
+
     fn waker(&self) -> Waker {
         self.waker.clone()
     }

@@ -29,6 +29,7 @@ mod kernel;
 mod listeners;
 mod progress;
 mod selftest;
+mod spin;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -101,7 +102,7 @@ impl Ring {
     fn with(config: Config) -> io::Result<Ring> {
         let ring = build(config.entries).map_err(|error| explain(&error))?;
         let mut pool = Pool::new(config.slots, config.slot_bytes)?;
-        let mut kernel = Kernel::new(ring);
+        let mut kernel = Kernel::new(ring, config.spin);
         pool.register(&kernel.submitter())?;
         let waker = Waker::new()?;
         kernel.watch(waker.fd(), Token::new(Kind::Wake, 0, 0));
@@ -341,6 +342,10 @@ impl Driver for Ring {
         self.reap();
         self.common.hand_over(events);
         result
+    }
+
+    fn sleeps(&self) -> u64 {
+        self.kernel.sleeps()
     }
 
     fn waker(&self) -> Waker {

@@ -42,7 +42,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lockgate_bridge::{Counters, Inbox, Notice, Order, Outlet, ServerTls, Snapshot};
 pub use lockgate_bridge::{Durability, Limits};
@@ -58,6 +58,8 @@ pub struct Setup {
     pub workers: u32,
     /// How it reaches the kernel.
     pub driver: DriverKind,
+    /// How long it looks for work before it sleeps.
+    pub spin: Duration,
     /// The core to run on; `None`: wherever the scheduler puts it.
     pub core: Option<usize>,
     /// Its own listening sockets (`SO_REUSEPORT`); several may have one address.

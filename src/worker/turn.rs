@@ -148,7 +148,7 @@ pub(crate) fn run(mut setup: Setup) -> io::Result<()> {
     let outlet = setup.outlet.clone();
     let worker = setup.index;
     let wake = std::mem::replace(&mut setup.wake, Box::new(|_| ()));
-    let config = ring_config(&setup.limits);
+    let config = ring_config(&setup.limits, setup.spin);
     let result = match setup.driver {
         DriverKind::IoUring => Ring::new(config).and_then(|ring| work(ring, setup, wake)),
         DriverKind::Epoll => Poller::new(config).and_then(|poller| work(poller, setup, wake)),
@@ -166,10 +166,11 @@ fn work<D: Driver>(driver: D, setup: Setup, wake: Box<dyn FnOnce(Waker) + Send>)
 }
 
 /// The driver's limits follow the worker's: a session has two connections, a cancel request one more.
-fn ring_config(limits: &Limits) -> Config {
+fn ring_config(limits: &Limits, spin: Duration) -> Config {
     Config {
         connections_max: limits.sessions_max.saturating_mul(2).saturating_add(SPARE_CONNECTIONS),
         queue_high_bytes: crate::throttle::QUEUE_BYTES_HIGH,
+        spin,
         ..Config::default()
     }
 }
@@ -269,6 +270,7 @@ impl<D: Driver> Worker<D> {
         let later_ns = self.now.monotonic_ns.saturating_add(1);
         self.now = Time { monotonic_ns: now.monotonic_ns.max(later_ns), ..now };
         self.counters.turns.add(1);
+        self.counters.sleeps.set(self.ring.sleeps());
         let line = std::mem::take(&mut self.line);
         self.take_orders();
         for event in events.drain(..) {

@@ -5,17 +5,21 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use io_uring::types::{CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
+use super::spin::Spin;
 use super::token::{Kind, Token};
 use crate::outgoing::GATHER_MAX;
 use crate::system::SocketAddress;
 
 /// Vectors that can be in use between two submissions: one fewer left than a gather may need makes a submission.
 const VECTORS: usize = 8 * GATHER_MAX;
+
+/// Pauses of the processor between two looks: some hundred nanoseconds.
+const LOOK_PAUSES: u32 = 8;
 
 /// Most completions handled between two looks at the queue.
 pub(super) const BATCH: usize = 64;
@@ -42,10 +46,12 @@ pub(super) struct Kernel {
     vectors_used: usize,
     in_flight: usize,
     enter_flags: EnterFlags,
+    spin: Spin,
+    sleeps: u64,
 }
 
 impl Kernel {
-    pub(super) fn new(ring: IoUring) -> Kernel {
+    pub(super) fn new(ring: IoUring, spin: Duration) -> Kernel {
         let frames = ring.params().sq_entries().min(FRAMES_MAX);
         let no_vector = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         let mut enter_flags = EnterFlags::GETEVENTS;
@@ -61,7 +67,14 @@ impl Kernel {
             vectors_used: 0,
             in_flight: 0,
             enter_flags,
+            spin: Spin::new(spin),
+            sleeps: 0,
         }
+    }
+
+    /// Waits in which the kernel put this thread to sleep, or would have.
+    pub(super) fn sleeps(&self) -> u64 {
+        self.sleeps
     }
 
     pub(super) fn submitter(&self) -> io_uring::Submitter<'_> {
@@ -258,7 +271,39 @@ impl Kernel {
         if !wait && !queued && !due {
             return Ok(());
         }
-        self.call(u32::from(wait), self.enter_flags, timeout)
+        if !wait {
+            return self.call(0, self.enter_flags, timeout);
+        }
+        if let Some(most) = self.spin.time() {
+            if queued || due {
+                self.call(0, self.enter_flags, None)?;
+            }
+            let found = self.look(most.min(timeout.unwrap_or(most)))?;
+            self.spin.learn(found);
+            if found {
+                return Ok(());
+            }
+        }
+        self.sleeps += 1;
+        self.call(1, self.enter_flags, timeout)
+    }
+
+    /// Looks for completions for some time; without a system call, until the kernel says that there is work to be done
+    /// for one.
+    fn look(&mut self, time: Duration) -> io::Result<bool> {
+        let start = Instant::now();
+        loop {
+            if self.ring.submission().taskrun() {
+                self.call(0, self.enter_flags, None)?;
+            }
+            if self.has_completions() {
+                return Ok(true);
+            }
+            if start.elapsed() >= time {
+                return Ok(false);
+            }
+            (0..LOOK_PAUSES).for_each(|_| std::hint::spin_loop());
+        }
     }
 
     fn call(&mut self, want: u32, flags: EnterFlags, timeout: Option<Duration>) -> io::Result<()> {

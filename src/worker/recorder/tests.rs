@@ -99,6 +99,9 @@ impl Driver for Fake {
     fn turn(&mut self, _: Wait, _: &mut Vec<Event>) -> io::Result<()> {
         unreachable()
     }
+    fn sleeps(&self) -> u64 {
+        unreachable()
+    }
     fn waker(&self) -> Waker {
         unreachable()
     }

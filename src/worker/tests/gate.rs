@@ -139,6 +139,7 @@ impl Gate {
             index: 0,
             workers: 1,
             driver: options.driver,
+            spin: Duration::from_micros(50),
             core: None,
             listeners: vec![ListenerSetup {
                 address,

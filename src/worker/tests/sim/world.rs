@@ -248,6 +248,7 @@ impl World {
             workers: 1,
             core: None,
             driver: DriverKind::Epoll,
+            spin: std::time::Duration::ZERO,
             listeners: vec![ListenerSetup {
                 address: SocketAddr::from(([127, 0, 0, 1], 6432)),
                 socket: no_socket(),
