@@ -11,6 +11,7 @@ use std::time::Duration;
 use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use lockgate_client::scram::Password;
 use rustix::process::Signal;
 use rustls::ClientConfig;
 use tempfile::TempDir;
@@ -18,7 +19,6 @@ use tempfile::TempDir;
 use crate::client::{Client, Door};
 use crate::process::{self, Process, Who};
 use crate::runtime::block_on;
-use crate::scram::Password;
 use crate::workload::tables;
 
 /// The database, and its name at every front.

@@ -4,12 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use lockgate_client::scram::{Exchange, Password};
 use monoio::buf::IoBufMut as _;
 use monoio::io::{AsyncReadRent as _, AsyncWriteRentExt as _};
 use monoio::net::TcpStream;
 use rustls::ClientConfig;
 
-use crate::scram::{Exchange, Password};
 use crate::script::{Script, Step, refused};
 use crate::tls::Tls;
 use crate::wire::{self, Frame};

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use lockgate_client::tls;
 
 use crate::bed::{Bed, DATABASE, answers, free_address};
 use crate::fronts::{Front, Setup, Spec};
 use crate::load::{self, Edge, Load, Outcome};
 use crate::process::{self, Memory, Process, Who};
 use crate::workload::Workload;
-use crate::{bed, say, tls};
+use crate::{bed, say};
 
 /// How long it takes, and how often it is done.
 #[derive(Debug, Clone, Copy)]

@@ -30,7 +30,6 @@ mod plan;
 mod process;
 mod report;
 mod runtime;
-mod scram;
 mod script;
 mod standin;
 mod tls;

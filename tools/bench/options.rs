@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use lockgate_client::scram::Password;
+use lockgate_client::tls;
 
 use crate::bed::Bed;
 use crate::client::{Client, Door};
@@ -16,9 +18,8 @@ use crate::load::{self, Load, Outcome};
 use crate::plan::{self, Size};
 use crate::report::{self, Machine};
 use crate::runtime::block_on;
-use crate::scram::Password;
+use crate::standin;
 use crate::workload::{Workload, tables};
-use crate::{standin, tls};
 
 /// Arguments.
 #[derive(Debug, Parser)]

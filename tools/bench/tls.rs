@@ -1,37 +1,20 @@
-//! TLS as a client that trusts whoever answers: what is measured is what it costs, on the way to an address that the
-//! caller has named.
+//! TLS without a socket: bytes go in and out. monoio's buffers belong to the kernel while it fills them, so that rustls
+//! cannot be lent the connection.
 
 use std::io::{self, Read as _, Write as _};
 use std::sync::Arc;
 
-use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme};
+use lockgate_client::tls;
+use rustls::{ClientConfig, ClientConnection};
 
-/// One TLS session, without its socket: bytes go in and out.
+/// One session.
 #[derive(Debug)]
 pub struct Tls(ClientConnection);
-
-/// A configuration for all connections. Without resumption: every handshake is a whole one, as a new client's is.
-pub fn config() -> io::Result<Arc<ClientConfig>> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
-        .with_no_client_auth();
-    config.resumption = Resumption::disabled();
-    Ok(Arc::new(config))
-}
 
 impl Tls {
     /// A session that has said nothing yet.
     pub fn new(config: &Arc<ClientConfig>) -> io::Result<Tls> {
-        let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
-        let mut session = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
+        let mut session = tls::session(config)?;
         // A COPY is sealed in one go.
         session.set_buffer_limit(None);
         Ok(Tls(session))
@@ -62,43 +45,5 @@ impl Tls {
             self.0.reader().read_exact(plain.get_mut(begin..).unwrap_or_default())?;
         }
         Ok(())
-    }
-}
-
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use lockgate_client::scram::Password;
+use lockgate_client::tls;
 use rustls::ClientConfig;
 
 use crate::pg::{self, Session, cancel, startup};
-use crate::scram::Password;
-use crate::{Door, tell, tls};
+use crate::{Door, tell};
 
 /// Of the comings and goings.
 #[derive(Debug, Clone, clap::Args)]

@@ -5,9 +5,7 @@
 
 mod churn;
 mod pg;
-mod scram;
 mod standin;
-mod tls;
 mod victims;
 
 use std::io::{self, Write as _};

@@ -5,10 +5,11 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lockgate_client::scram::{Exchange, Password};
+use lockgate_client::tls;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-use crate::scram::{Exchange, Password};
-use crate::{Door, tls};
+use crate::Door;
 
 /// A peer that says nothing for so long is out of order.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -92,7 +93,7 @@ impl Session {
                 if answer != *b"S" {
                     return Err(io::Error::other("no TLS here"));
                 }
-                Stream::Tls(Box::new(tls::begin(config, socket)?))
+                Stream::Tls(Box::new(StreamOwned::new(tls::session(config)?, socket)))
             }
         };
         stream.write_all(&startup(&door.user, &door.database))?;

@@ -6,9 +6,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lockgate_client::scram::Password;
+use lockgate_client::tls;
+
 use crate::pg::Session;
-use crate::scram::Password;
-use crate::{Door, tell, tls};
+use crate::{Door, tell};
 
 /// Of the victims.
 #[derive(Debug, Clone, clap::Args)]

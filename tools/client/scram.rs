@@ -1,4 +1,5 @@
-//! SCRAM-SHA-256 as a client, with the salted password kept: 4096 rounds of HMAC for each log-in would measure the client.
+//! SCRAM-SHA-256 as a client, with the salted password kept: 4096 rounds of HMAC for each log-in would measure the client,
+//! and a million log-ins must not cost a million PBKDF2.
 
 use std::collections::HashMap;
 use std::io;
@@ -72,4 +73,38 @@ impl Exchange {
 
 fn hmac(key: &[u8], message: &[u8]) -> hmac::Tag {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVER_FIRST: &str =
+        "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+
+    /// The exchange of RFC 7677, section 3.
+    fn example() -> Exchange {
+        Exchange { bare: "n=user,r=rOprNGfwEbeRWgbNEkqO".into() }
+    }
+
+    #[test]
+    fn the_proof_is_that_of_the_rfc() {
+        let password = Password::new("pencil".into());
+        let expected = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
+                        p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
+        for log_in in ["salted now", "salted before"] {
+            assert_eq!(example().answer(SERVER_FIRST, &password).unwrap(), expected, "{log_in}");
+        }
+    }
+
+    #[test]
+    fn a_challenge_that_lacks_something_is_refused() {
+        let password = Password::new("pencil".into());
+        let salt = "s=W22ZaJ0SNY7soEsUEjb6gQ==";
+        for challenge in
+            ["r=x,i=1".into(), format!("r=x,{salt}"), format!("{salt},i=1"), format!("r=x,{salt},i=0")]
+        {
+            example().answer(&challenge, &password).unwrap_err();
+        }
+    }
 }

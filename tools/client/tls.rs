@@ -1,15 +1,16 @@
-//! TLS with whoever answers: what is tested is how sessions end, not whom they trust.
+//! TLS as a client that trusts whoever answers: the caller has named the address, and what is tested or measured on
+//! the way there is not whom it trusts.
 
 use std::io;
-use std::net::TcpStream;
 use std::sync::Arc;
 
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme};
 
-/// A configuration for all connections. Without resumption: every handshake is a whole one.
+/// A configuration for all connections. Without resumption: every handshake is a whole one, as a new client's is.
 pub fn config() -> io::Result<Arc<ClientConfig>> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -18,18 +19,14 @@ pub fn config() -> io::Result<Arc<ClientConfig>> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
         .with_no_client_auth();
-    config.resumption = rustls::client::Resumption::disabled();
+    config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }
 
-/// TLS over a connection whose server has agreed to it.
-pub fn begin(
-    config: &Arc<ClientConfig>,
-    stream: TcpStream,
-) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+/// A session that has said nothing yet.
+pub fn session(config: &Arc<ClientConfig>) -> io::Result<ClientConnection> {
     let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
-    let connection = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
-    Ok(StreamOwned::new(connection, stream))
+    ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)
 }
 
 #[derive(Debug)]
