@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use lockgate_client::scram::{Exchange, Password};
+use lockgate_client::wire::{self, Frame};
 use monoio::buf::IoBufMut as _;
 use monoio::io::{AsyncReadRent as _, AsyncWriteRentExt as _};
 use monoio::net::TcpStream;
@@ -12,7 +13,6 @@ use rustls::ClientConfig;
 
 use crate::script::{Script, Step, refused};
 use crate::tls::Tls;
-use crate::wire::{self, Frame};
 
 /// A point's answer fits in it many times over.
 const INBOX_BYTES: usize = 8 << 10;
@@ -58,7 +58,12 @@ impl Client {
         if let Some(config) = &door.tls {
             client.begin_tls(config).await?;
         }
-        client.send(wire::startup(&door.user, &door.database)).await?;
+        let parameters = [
+            ("user", door.user.as_str()),
+            ("database", &door.database),
+            ("application_name", "lockgate-bench"),
+        ];
+        client.send(wire::startup(&parameters)).await?;
         client.authenticate(&door.password).await?;
         Ok(client)
     }
@@ -92,13 +97,12 @@ impl Client {
             let answer = match self.message(|frame| Greeting::of(&frame)).await?? {
                 Greeting::Ready => return Ok(()),
                 Greeting::Other => continue,
-                Greeting::Mechanisms => {
-                    let length = u32::try_from(first.len()).unwrap_or(0).to_be_bytes();
-                    [&b"SCRAM-SHA-256\0"[..], &length, first.as_bytes()].concat()
+                Greeting::Mechanisms => wire::sasl_initial(&first),
+                Greeting::Challenge(challenge) => {
+                    wire::sasl_response(&exchange.answer(&challenge, password)?)
                 }
-                Greeting::Challenge(challenge) => exchange.answer(&challenge, password)?.into_bytes(),
             };
-            self.send(wire::message(b'p', &answer)).await?;
+            self.send(answer).await?;
         }
     }
 
@@ -152,7 +156,7 @@ impl Client {
     fn step(&mut self, script: &mut Script) -> io::Result<Step> {
         while let Some(frame) = wire::frame(self.inbox.get(self.taken..).unwrap_or_default())? {
             let step = script.take(&frame)?;
-            self.taken += frame.len();
+            self.taken += frame.wire_len();
             if step != Step::More {
                 return Ok(step);
             }
@@ -163,7 +167,7 @@ impl Client {
     async fn message<T>(&mut self, read: impl Fn(Frame<'_>) -> T) -> io::Result<T> {
         loop {
             if let Some(frame) = wire::frame(self.inbox.get(self.taken..).unwrap_or_default())? {
-                self.taken += frame.len();
+                self.taken += frame.wire_len();
                 return Ok(read(frame));
             }
             self.fill().await?;

@@ -33,7 +33,6 @@ mod runtime;
 mod script;
 mod standin;
 mod tls;
-mod wire;
 mod workload;
 
 use std::io::{self, Write as _};

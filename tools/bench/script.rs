@@ -2,9 +2,8 @@
 
 use std::io;
 
+use lockgate_client::wire::{self, Frame};
 use memchr::memmem;
-
-use crate::wire::{self, Frame};
 
 /// Stands for a key in requests and expected rows; as long as one.
 pub const KEY: &str = "{key_}";

@@ -5,11 +5,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use lockgate_client::wire::{self, message};
 use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt, Splitable as _};
 use monoio::net::{ListenerOpts, TcpListener, TcpStream};
 
 use crate::runtime::block_on;
-use crate::wire::{self, message};
 
 /// Of the stand-in.
 #[derive(Debug, Clone, clap::Args)]
@@ -101,7 +101,7 @@ async fn answer(mut stream: TcpStream, mut buf: Vec<u8>) -> io::Result<()> {
         [message(b'T', column), message(b'D', &wire::row(&[b"1"])), message(b'C', b"SELECT 1\0")].concat();
     loop {
         while let Some(frame) = wire::frame(&buf)? {
-            let (kind, length) = (frame.kind, frame.len());
+            let (kind, length) = (frame.kind, frame.wire_len());
             buf.drain(..length);
             match kind {
                 b'Q' => write(&mut stream, [&row[..], &message(b'Z', b"I")].concat()).await?,

@@ -1,9 +1,9 @@
 //! The workloads: what is asked, how often, and the data it is asked of.
 
 use clap::ValueEnum;
+use lockgate_client::wire;
 
 use crate::script::{KEY, KEY_FIRST, KEYS, Parts, Rows, SERIAL, Script, Slotted};
-use crate::wire;
 
 /// Commands in flight at once where they are pipelined.
 const PIPELINE: u64 = 16;

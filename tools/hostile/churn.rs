@@ -7,10 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use lockgate_client::scram::Password;
-use lockgate_client::tls;
+use lockgate_client::{tls, wire};
 use rustls::ClientConfig;
 
-use crate::pg::{self, Session, cancel, startup};
+use crate::pg::{self, Session};
 use crate::{Door, tell};
 
 /// Of the comings and goings.
@@ -129,14 +129,14 @@ fn end_of(number: u64) -> End {
 fn live(door: &Door, password: &Password, config: Option<&Arc<ClientConfig>>, end: End) -> io::Result<()> {
     if end == End::BeforeProof {
         let mut socket = pg::connect(&door.address)?;
-        return socket.write_all(&startup(&door.user, &door.database));
+        return socket.write_all(&pg::startup(door));
     }
     let mut session = Session::begin(door, password, config)?;
     if session.query("SELECT 1")? != 1 {
         return Err(io::Error::other("not one row"));
     }
     match end {
-        End::Goodbye => session.send(b'X', b"")?,
+        End::Goodbye => session.stream.write_all(&wire::terminate())?,
         End::Silent | End::BeforeProof => {}
         End::Reset => {
             session.ask("SELECT 1")?;
@@ -144,7 +144,7 @@ fn live(door: &Door, password: &Password, config: Option<&Arc<ClientConfig>>, en
         }
         End::InTransaction => drop(session.query("BEGIN")?),
         End::InMessage => session.stream.write_all(b"Q\0\0\0\x20SELECT")?,
-        End::Cancelled => pg::connect(&door.address)?.write_all(&cancel(&session.key))?,
+        End::Cancelled => pg::connect(&door.address)?.write_all(&wire::cancel(&session.key))?,
     }
     Ok(())
 }

@@ -6,7 +6,8 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-use crate::pg::{message, whole};
+use lockgate_client::wire::{self, message};
+
 use crate::tell;
 
 /// Of the stand-in.
@@ -90,7 +91,7 @@ fn answer(stream: &mut TcpStream) -> io::Result<()> {
     let column = b"\0\x01?column?\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0";
     let rows = [
         message(b'T', column),
-        message(b'D', b"\0\x01\0\0\0\x011"),
+        message(b'D', &wire::row(&[b"1"])),
         message(b'C', b"SELECT 1\0"),
         message(b'Z', b"I"),
     ]
@@ -98,7 +99,8 @@ fn answer(stream: &mut TcpStream) -> io::Result<()> {
     let mut buf = Vec::new();
     let mut more = [0; 4096];
     loop {
-        while let Some((kind, _, length)) = whole(&buf)? {
+        while let Some(frame) = wire::frame(&buf)? {
+            let (kind, length) = (frame.kind, frame.wire_len());
             buf.drain(..length);
             match kind {
                 b'Q' => stream.write_all(&rows)?,

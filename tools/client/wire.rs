@@ -6,7 +6,8 @@ use std::io;
 /// The answer to it is one byte: `S` or `N`.
 pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 const VERSION: [u8; 4] = [0, 3, 0, 0];
-/// No message of these workloads is longer; a longer one is taken for nonsense.
+const CANCEL_CODE: [u8; 4] = [0x04, 0xd2, 0x16, 0x2e];
+/// No message of the tools is longer; a longer one is taken for nonsense.
 const MESSAGE_BYTES_MAX: u32 = 64 << 20;
 
 /// A message of the server's, over the bytes it came in.
@@ -20,7 +21,7 @@ pub struct Frame<'a> {
 
 impl Frame<'_> {
     /// Bytes of it all on the wire.
-    pub fn len(&self) -> usize {
+    pub fn wire_len(&self) -> usize {
         self.body.len() + 5
     }
 }
@@ -30,9 +31,7 @@ pub fn frame(buf: &[u8]) -> io::Result<Option<Frame<'_>>> {
     let Some(([kind, length @ ..], rest)) = buf.split_first_chunk::<5>() else { return Ok(None) };
     let length = u32::from_be_bytes(*length);
     if !(4..=MESSAGE_BYTES_MAX).contains(&length) {
-        return Err(io::Error::other(format!(
-            "what answers is not a PostgreSQL server: a message of {length} bytes"
-        )));
+        return Err(io::Error::other(format!("what answers is not PostgreSQL: a message of {length} bytes")));
     }
     let body = usize::try_from(length - 4).ok().and_then(|length| rest.get(..length));
     Ok(body.map(|body| Frame { kind: *kind, body }))
@@ -43,15 +42,29 @@ pub fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     [&[kind][..], &length(body.len() + 4), body].concat()
 }
 
-/// StartupMessage.
-pub fn startup(user: &str, database: &str) -> Vec<u8> {
-    let pairs = [("user", user), ("database", database), ("application_name", "lockgate-bench")];
+/// StartupMessage, with its parameters.
+pub fn startup(parameters: &[(&str, &str)]) -> Vec<u8> {
     let mut body = VERSION.to_vec();
-    for (key, value) in pairs {
+    for (key, value) in parameters {
         body.extend([key.as_bytes(), b"\0", value.as_bytes(), b"\0"].concat());
     }
     body.push(0);
     [&length(body.len() + 4)[..], &body].concat()
+}
+
+/// CancelRequest, with a key as BackendKeyData gave it.
+pub fn cancel(key: &[u8]) -> Vec<u8> {
+    [&length(key.len() + 8)[..], &CANCEL_CODE, key].concat()
+}
+
+/// SASLInitialResponse, with SCRAM's client-first-message.
+pub fn sasl_initial(first: &str) -> Vec<u8> {
+    message(b'p', &[b"SCRAM-SHA-256\0", &length(first.len())[..], first.as_bytes()].concat())
+}
+
+/// SASLResponse, with SCRAM's client-final-message.
+pub fn sasl_response(last: &str) -> Vec<u8> {
+    message(b'p', last.as_bytes())
 }
 
 /// Query.
@@ -137,8 +150,8 @@ mod tests {
             assert_eq!(frame(&bytes[..cut]).unwrap(), None, "{cut}");
         }
         let first = frame(&bytes).unwrap().unwrap();
-        assert_eq!((first.kind, first.body, first.len()), (b'Z', &b"I"[..], 6));
-        assert_eq!(frame(&bytes[first.len()..]).unwrap().unwrap().len(), 5);
+        assert_eq!((first.kind, first.body, first.wire_len()), (b'Z', &b"I"[..], 6));
+        assert_eq!(frame(&bytes[first.wire_len()..]).unwrap().unwrap().wire_len(), 5);
     }
 
     #[test]
@@ -157,6 +170,9 @@ mod tests {
 
     #[test]
     fn requests_are_what_the_protocol_says() {
+        assert_eq!(startup(&[("user", "u")]), b"\0\0\0\x10\0\x03\0\0user\0u\0\0");
+        assert_eq!(cancel(b"12345678"), b"\0\0\0\x10\x04\xd2\x16\x2e12345678");
+        assert_eq!(sasl_initial("n,,"), b"p\0\0\0\x19SCRAM-SHA-256\0\0\0\0\x03n,,");
         assert_eq!(query("x"), b"Q\0\0\0\x06x\0");
         assert_eq!(parse("s", "x"), b"P\0\0\0\x0as\0x\0\0\0");
         assert_eq!(bind("s", "42"), b"B\0\0\0\x13\0s\0\0\0\0\x01\0\0\0\x0242\0\0");
