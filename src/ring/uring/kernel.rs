@@ -47,6 +47,8 @@ pub(super) struct Kernel {
     in_flight: usize,
     enter_flags: EnterFlags,
     spin: Spin,
+    /// Completions since the last wait.
+    reaped: usize,
     sleeps: u64,
 }
 
@@ -68,6 +70,7 @@ impl Kernel {
             in_flight: 0,
             enter_flags,
             spin: Spin::new(spin),
+            reaped: 0,
             sleeps: 0,
         }
     }
@@ -274,7 +277,8 @@ impl Kernel {
         if !wait {
             return self.call(0, self.enter_flags, timeout);
         }
-        if let Some(most) = self.spin.time() {
+        let reaped = std::mem::take(&mut self.reaped);
+        if let Some(most) = self.spin.time(reaped) {
             if queued || due {
                 self.call(0, self.enter_flags, None)?;
             }
@@ -346,6 +350,7 @@ impl Kernel {
         batch: &'a mut [MaybeUninit<cqueue::Entry>; BATCH],
     ) -> &'a mut [cqueue::Entry] {
         let reaped = self.ring.completion().fill(batch);
+        self.reaped += reaped.len();
         for entry in reaped.iter() {
             let cancel = Token::unpack(entry.user_data()).is_some_and(|token| token.kind.is_cancel());
             if !cancel && !cqueue::more(entry.flags()) {

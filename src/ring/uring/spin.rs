@@ -5,6 +5,9 @@ use std::time::Duration;
 
 /// Failures in a row, counted against what went well, after which spinning rests.
 const CREDIT_MAX: u32 = 8;
+/// With more completions since the last wait there is no spinning: several peers are at work, so that a wait is for
+/// whoever is next, and a wake-up serves more than one. Whoever runs meanwhile may be one of them.
+const FEW: usize = 2;
 /// Waits for which it rests.
 const REST: u32 = 64;
 
@@ -22,8 +25,11 @@ impl Spin {
         Spin { most, credit: 1, rest: 0 }
     }
 
-    /// How long to spin in this wait.
-    pub(super) fn time(&mut self) -> Option<Duration> {
+    /// How long to spin in this wait, with so many completions since the last.
+    pub(super) fn time(&mut self, completions: usize) -> Option<Duration> {
+        if completions > FEW {
+            return None;
+        }
         if self.rest > 0 {
             self.rest -= 1;
             return None;
@@ -52,23 +58,24 @@ mod tests {
         let mut spin = Spin::new(Duration::from_micros(60));
         let mut spun = 0;
         for _ in 0..10 * REST {
-            if spin.time().is_some() {
+            if spin.time(1).is_some() {
                 spun += 1;
                 spin.learn(false);
             }
         }
         assert!((5..=12).contains(&spun), "{spun}");
-        while spin.time().is_none() {}
+        while spin.time(1).is_none() {}
         for _ in 0..100 {
             spin.learn(true);
-            assert!(spin.time().is_some());
+            assert!(spin.time(1).is_some());
+            assert!(spin.time(FEW + 1).is_none());
         }
         for _ in 0..CREDIT_MAX {
             spin.learn(false);
-            assert!(spin.time().is_some(), "some failures after many finds");
+            assert!(spin.time(1).is_some(), "some failures after many finds");
         }
         spin.learn(false);
-        assert!(spin.time().is_none());
-        assert!(Spin::new(Duration::ZERO).time().is_none());
+        assert!(spin.time(1).is_none());
+        assert!(Spin::new(Duration::ZERO).time(1).is_none());
     }
 }
