@@ -105,8 +105,8 @@ pub const KEYS: &[Key] = &[
         "Number of worker threads, each pinned to a core."),
     key("workers", "driver", Choice(&["auto", "io_uring", "epoll"]), Default("auto"), "\"auto\"",
         "How they reach the kernel. `auto`: `io_uring` where it is allowed, else `epoll` with a warning. `io_uring` alone: where it is forbidden, the gateway does not start. `serve --driver` stands in its place."),
-    key("workers", "spin", ShortTime(0, 1000), Default("60us"), "\"60us\"",
-        "How long a worker that has nothing to do looks for something before it sleeps, with io_uring and as long as that pays: to be woken takes longer than most answers of a near server. `0us`: not at all."),
+    key("workers", "spin", ShortTime(0, 1000), Default("0us"), "\"60us\"",
+        "How long a worker with nothing to do looks for something before it sleeps, with io_uring, while one peer is at work and that pays: to be woken takes longer than most answers of a near server. For gateways with cores of their own. `0us`: not at all."),
 
     key("limits", "login_timeout", Duration(1, 600), Default("15s"), "\"15s\"",
         "A client that is not authenticated by then is closed."),

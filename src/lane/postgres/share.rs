@@ -4,13 +4,13 @@ use lockgate_recording::Time;
 
 use crate::Outbox;
 
-/// Units of work in a turn's share: some fifty commands, or five hundred messages that are none, or 2 MiB of COPY data.
+/// Units of work in a turn's share: some fifty commands, or five hundred messages that are none, or 512 KiB of COPY data.
 /// That is a fraction of a millisecond, and enough that the turn itself costs little beside it.
 const SHARE_UNITS: u64 = 512;
 /// A command is judged and recorded, and its text may have to be parsed.
 const COMMAND_UNITS: u64 = 9;
-/// What is recorded is copied, hashed and written.
-const RECORDED_BYTES_UNIT: usize = 4096;
+/// What is recorded is copied, hashed and written: a microsecond for this much.
+const RECORDED_BYTES_UNIT: usize = 1024;
 
 /// What is left of a turn's share.
 #[derive(Debug, Default)]
