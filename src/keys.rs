@@ -14,10 +14,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// A whole number from the first to the second.
     Integer(u64, u64),
-    /// A time such as `"15s"`, from the first to the second number of seconds.
-    Duration(u64, u64),
-    /// A time such as `"60us"`, from the first to the second number of microseconds.
-    ShortTime(u64, u64),
+    /// A time such as `"15s"`, from the first to the second.
+    Duration(&'static str, &'static str),
     /// A number of bytes such as `"16MiB"`, from the first to the second.
     Size(u64, u64),
     /// A path, relative to the configuration file's folder.
@@ -82,8 +80,7 @@ const fn key(
 
 use Absent::{Default, Means, Mistake};
 use Kind::{
-    Choice, Duration, HostPorts, Integer, Name, Path, Paths, Secret, ShortTime, Size, Socket, Table, Tables,
-    Text, Texts,
+    Choice, Duration, HostPorts, Integer, Name, Path, Paths, Secret, Size, Socket, Table, Tables, Text, Texts,
 };
 
 /// All of them, in the order of the reference.
@@ -105,16 +102,16 @@ pub const KEYS: &[Key] = &[
         "Number of worker threads, each pinned to a core."),
     key("workers", "driver", Choice(&["auto", "io_uring", "epoll"]), Default("auto"), "\"auto\"",
         "How they reach the kernel. `auto`: `io_uring` where it is allowed, else `epoll` with a warning. `io_uring` alone: where it is forbidden, the gateway does not start. `serve --driver` stands in its place."),
-    key("workers", "spin", ShortTime(0, 1000), Default("0us"), "\"60us\"",
+    key("workers", "spin", Duration("0us", "1000us"), Default("0us"), "\"60us\"",
         "How long a worker with nothing to do looks for something before it sleeps, with io_uring, while one peer is at work and that pays: to be woken takes longer than most answers of a near server. For gateways with cores of their own. `0us`: not at all."),
 
-    key("limits", "login_timeout", Duration(1, 600), Default("15s"), "\"15s\"",
+    key("limits", "login_timeout", Duration("1s", "10m"), Default("15s"), "\"15s\"",
         "A client that is not authenticated by then is closed."),
-    key("limits", "connect_timeout", Duration(1, 600), Default("10s"), "\"10s\"",
+    key("limits", "connect_timeout", Duration("1s", "10m"), Default("10s"), "\"10s\"",
         "Time that one address of a target gets until the session stands: connecting, TLS, authentication."),
-    key("limits", "drain_timeout", Duration(0, 86_400), Default("30s"), "\"30s\"",
+    key("limits", "drain_timeout", Duration("0s", "24h"), Default("30s"), "\"30s\"",
         "After SIGTERM no client is accepted and sessions end when they are idle; what is left after this time is cut."),
-    key("limits", "handover_timeout", Duration(0, 604_800), Default("1h"), "\"1h\"",
+    key("limits", "handover_timeout", Duration("0s", "168h"), Default("1h"), "\"1h\"",
         "When another process has taken over, sessions of this one go on until their clients leave; what is left after this time is cut."),
     key("limits", "sessions_max", Integer(1, 1_000_000), Default("20000"), "20000",
         "Client connections at once, authenticated or not. Each worker enforces its share."),
@@ -185,11 +182,11 @@ pub const KEYS: &[Key] = &[
         "Sessions on the target at once, over all workers; a server's connection counts until it is closed. Keep it below the server's `max_connections`, whose own refusals (SQLSTATE 53300) clients get as they are. A reload that raises it seats who waits, one that lowers it ends nobody. After a hand-over the old process and the new one count apart, so for a while there may be more."),
     key("target", "queue_max", Integer(0, 1_000_000), Default("0"), "500",
         "Clients that may wait, already authenticated, when `sessions_max` is reached: first come, first served. Who finds no room is refused with SQLSTATE 53300; with 0 nobody waits."),
-    key("target", "queue_timeout", Duration(1, 3600), Default("30s"), "\"30s\"",
+    key("target", "queue_timeout", Duration("1s", "1h"), Default("30s"), "\"30s\"",
         "How long a client waits before it is refused with SQLSTATE 53300."),
     key("target", "catalog", Table, Means("the target's own role"), "",
         "The role that reads the target's catalog, which names in policies and masks are resolved with. It needs no rights on tables."),
-    key("target", "catalog_poll", Duration(1, 86_400), Default("1s"), "\"1s\"",
+    key("target", "catalog_poll", Duration("1s", "24h"), Default("1s"), "\"1s\"",
         "Time between two looks at the target's catalog: what is changed behind the gateway's back is found within it. Each look after a change is a short transaction, which VACUUM on the target sees as it sees any."),
 
     key("target.catalog", "user", Name, Mistake, "\"lockgate_catalog\"",
@@ -311,8 +308,7 @@ pub fn value_words(kind: Kind) -> String {
             quoted.join(" or ")
         }
         Integer(min, max) => format!("a whole number from {min} to {max}"),
-        Duration(min, max) => format!("a time from {} to {}", seconds(min), seconds(max)),
-        ShortTime(min, max) => format!("a time from {min}us to {max}us"),
+        Duration(min, max) => format!("a time from {min} to {max}"),
         Size(min, max) => format!("a size from {} to {}", bytes(min), bytes(max)),
         Path => String::from("a path"),
         Socket => String::from("an IP address and port"),
@@ -322,15 +318,6 @@ pub fn value_words(kind: Kind) -> String {
         Secret => String::from("a secret"),
         Table => String::from("a table"),
         Tables => String::from("a list of tables"),
-    }
-}
-
-fn seconds(count: u64) -> String {
-    match count {
-        0 => String::from("0s"),
-        count if count % 3600 == 0 => format!("{}h", count / 3600),
-        count if count % 60 == 0 => format!("{}m", count / 60),
-        count => format!("{count}s"),
     }
 }
 

@@ -152,10 +152,7 @@ impl<'a> Section<'a> {
             let value = values::duration(text)?;
             match kind {
                 Kind::Duration(min, max) => {
-                    within(value, Duration::from_secs(min), Duration::from_secs(max), text, kind)
-                }
-                Kind::ShortTime(min, max) => {
-                    within(value, Duration::from_micros(min), Duration::from_micros(max), text, kind)
+                    within(value, values::duration(min)?, values::duration(max)?, text, kind)
                 }
                 _ => Ok(value),
             }
