@@ -266,22 +266,12 @@ impl Kernel {
     /// none is there: not at all, up to a time, or for ever.
     pub(super) fn enter(&mut self, wait: bool, timeout: Option<Duration>) -> io::Result<()> {
         self.push_backlog();
-        let queued = !self.ring.submission().is_empty();
-        let due = {
-            let queue = self.ring.submission();
-            queue.taskrun() || queue.cq_overflow()
-        };
-        if !wait && !queued && !due {
-            return Ok(());
-        }
         if !wait {
-            return self.call(0, self.enter_flags, timeout);
+            return self.hand_over();
         }
         let reaped = std::mem::take(&mut self.reaped);
         if let Some(most) = self.spin.time(reaped) {
-            if queued || due {
-                self.call(0, self.enter_flags, None)?;
-            }
+            self.hand_over()?;
             let found = self.look(most.min(timeout.unwrap_or(most)))?;
             self.spin.learn(found);
             if found {
@@ -290,6 +280,16 @@ impl Kernel {
         }
         self.sleeps += 1;
         self.call(1, self.enter_flags, timeout)
+    }
+
+    /// Hands over what is queued and lets the kernel finish what it can, if there is either.
+    fn hand_over(&mut self) -> io::Result<()> {
+        let queue = self.ring.submission();
+        if queue.is_empty() && !queue.taskrun() && !queue.cq_overflow() {
+            return Ok(());
+        }
+        drop(queue);
+        self.call(0, self.enter_flags, None)
     }
 
     /// Looks for completions for some time; without a system call, until the kernel says that there is work to be done
