@@ -4,8 +4,8 @@ use lockgate_recording::Time;
 
 use crate::Outbox;
 
-/// Units of work in a turn's share: some fifty commands, or five hundred messages that are none, or 512 KiB of COPY data.
-/// That is a fraction of a millisecond, and enough that the turn itself costs little beside it.
+/// Units of work in a turn's share: some fifty commands, or five hundred messages that are none, or 512 KiB of COPY
+/// data. That is a fraction of a millisecond, and enough that the turn itself costs little beside it.
 const SHARE_UNITS: u64 = 512;
 /// A command is judged and recorded, and its text may have to be parsed.
 const COMMAND_UNITS: u64 = 9;
