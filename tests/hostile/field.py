@@ -29,6 +29,8 @@ WAITING = struct.Struct("ii")
 FACTOR_MAX = 2
 # Below it a difference is the scheduler's.
 NOISE_US = 1_000
+# As many times the windows that were asked for, where they seem to tell of a fault.
+WINDOWS_FACTOR_MAX = 8
 SETTLE_SECONDS_MAX = 30
 # Descriptors of the segments that two workers have at hand once their own are three quarters full: each is open twice.
 NEXT_SEGMENTS = 2 * 2
@@ -188,6 +190,7 @@ class Field:
         folder = work / name
         folder.mkdir()
         self.gateway = gateway.Gateway(folder, [target], [self.user], policy, tls=tls, limits=limits, driver=options.driver)
+        self.gateway.launcher = options.launcher
         self.gateway.open_files = open_files
         self.with_victims = victims
         self.swept = False
@@ -319,7 +322,7 @@ def interleaved(field, attack, options):
     over. On a machine that others use a few windows may tell nothing: where they seem to tell of a fault, there are more.
     """
     waits, seen, before = Waits([], []), [], field.figures()
-    while len(waits.quiet) < options.pairs or (not waits.within() and len(waits.quiet) < 4 * options.pairs):
+    while len(waits.quiet) < options.pairs or (not waits.within() and len(waits.quiet) < WINDOWS_FACTOR_MAX * options.pairs):
         field.settled(before)
         waits.quiet.append(field.window(options.seconds))
         with contextlib.ExitStack() as stack:
