@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,9 +66,14 @@ pub struct Bed {
 }
 
 impl Bed {
-    /// Starts a server and fills it: for so many sessions that ask, and so many that rest before a stand-in.
-    pub fn make(asking: u32, resting: u32) -> io::Result<Bed> {
+    /// Starts a server and fills it: for so many sessions that ask, and so many that rest before a stand-in. On a port
+    /// that others know, its user has the password that they know.
+    pub fn make(asking: u32, resting: u32, known_port: Option<u16>) -> io::Result<Bed> {
         sweep();
+        let (server_address, password) = match known_port {
+            Some(port) => (SocketAddr::from((Ipv4Addr::LOCALHOST, port)), known_password()?),
+            None => (free_address()?, new_password()?),
+        };
         let prefix = format!("{PREFIX}{}-", std::process::id());
         let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in("/tmp")?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
@@ -76,7 +81,6 @@ impl Bed {
         let bin = server_programs()?;
         let superuser_password = new_password()?;
         let home = init(folder.path(), &bin, &superuser_password, asking)?;
-        let server_address = free_address()?;
         let words =
             [String::from("-D"), shown(&home.join("data")), "-p".into(), server_address.port().to_string()];
         let server = Process::start(
@@ -90,7 +94,7 @@ impl Bed {
             server: server.ended_by(Signal::INT),
             server_address,
             upstream: server_address,
-            password: new_password()?,
+            password,
             catalog_password: new_password()?,
             superuser_password,
             version: process::run(Who::Ourselves, &bin.join("postgres"), &["--version".into()])?
@@ -257,6 +261,15 @@ pub fn answers(address: SocketAddr) -> bool {
 /// A path for a configuration file.
 pub fn shown(path: &Path) -> String {
     path.display().to_string()
+}
+
+/// PGPASSWORD, where it can stand in statements and in every front's configuration as it is.
+fn known_password() -> io::Result<String> {
+    let known = std::env::var("PGPASSWORD").unwrap_or_default();
+    if known.is_empty() || !known.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
+        return Err(io::Error::other("PGPASSWORD must be set, of letters, digits, `-` and `_`"));
+    }
+    Ok(known)
 }
 
 fn new_password() -> io::Result<String> {

@@ -109,6 +109,11 @@ const KNOWN: &[(&str, &str, Kind)] = &[
         Kind::Lockgate(Variant { durability: "os", ..Variant::ALL }),
     ),
     (
+        "lockgate-spin",
+        "everything on, a worker looks for 60 µs before it sleeps",
+        Kind::Lockgate(Variant { spin: "60us", ..Variant::ALL }),
+    ),
+    (
         "lockgate-unmasked",
         "policy and recording, no mask",
         Kind::Lockgate(Variant { masks: false, ..Variant::ALL }),
@@ -152,6 +157,11 @@ impl Spec {
         let mut found = address.to_socket_addrs().map_err(|error| format!("{address}: {error}"))?;
         let address = found.next().ok_or_else(|| format!("{address} has no address"))?;
         Ok(Spec { name: name.into(), kind: Kind::Given(address) })
+    }
+
+    /// It stands already.
+    pub fn is_given(&self) -> bool {
+        matches!(self.kind, Kind::Given(_))
     }
 
     /// What it is, for a report's reader.

@@ -97,8 +97,7 @@ pub struct Run {
 /// Workloads at fronts.
 #[derive(Debug, clap::Args)]
 pub struct Compare {
-    /// Which; ratios are against the first. NAME=HOST:PORT is one that stands already and takes the same user, password
-    /// and database to the same server [see README]
+    /// Which; ratios are against the first. NAME=HOST:PORT is one that stands already, before --server-port [see README]
     #[arg(long, value_delimiter = ',', value_parser = Spec::parse, default_value = plan::FRONTS)]
     fronts: Vec<Spec>,
     /// What is asked
@@ -125,6 +124,10 @@ pub struct Compare {
     /// Also write report.md, report.json and plots into this folder
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
+    /// Where the server listens on 127.0.0.1, for a front that was set up before it: database bench, user bench_app, the
+    /// password in PGPASSWORD [default: a free port and a new password]
+    #[arg(long, value_name = "PORT")]
+    server_port: Option<u16>,
     #[command(flatten)]
     setup: Setup,
 }
@@ -210,6 +213,14 @@ fn told(outcome: &Outcome, client: Duration) -> String {
 impl Compare {
     /// Measures and prints it; writes it where that is wanted.
     pub fn run(&self) -> io::Result<()> {
+        if self.server_port.is_none()
+            && let Some(given) = self.fronts.iter().find(|front| front.is_given())
+        {
+            return Err(io::Error::other(format!(
+                "{} stands before a server that it has to know beforehand: give --server-port, and PGPASSWORD",
+                given.name
+            )));
+        }
         let (warm, window) = (seconds(self.warm)?, seconds(self.seconds)?);
         let rhythm = Rhythm { rounds: self.rounds.max(1), warm, window };
         let cell =
@@ -219,7 +230,7 @@ impl Compare {
         let title = String::from("Fronts side by side");
         let section =
             Section { title, text: String::new(), fronts: self.fronts.clone(), cells: cells.collect() };
-        let measured = measured(vec![section], &self.setup)?;
+        let measured = measured(vec![section], &self.setup, self.server_port)?;
         print(&report::markdown(&measured.0, &measured.1))?;
         self.out.as_ref().map_or(Ok(()), |out| report::write(out, &measured.0, &measured.1))
     }
@@ -229,7 +240,7 @@ impl Report {
     /// Measures everything and writes it.
     pub fn run(&self) -> io::Result<()> {
         let size = if self.quick { Size::Quick } else { Size::Full };
-        let measured = measured(plan::sections(size, self.idle_sessions), &self.setup);
+        let measured = measured(plan::sections(size, self.idle_sessions), &self.setup, None);
         let (machine, measured) = measured.or_else(|error| {
             print("bench: 0 passed, 1 failed\n")?;
             Err(error)
@@ -249,12 +260,16 @@ impl Report {
     }
 }
 
-fn measured(sections: Vec<Section>, setup: &Setup) -> io::Result<(Machine, Vec<Measured>)> {
+fn measured(
+    sections: Vec<Section>,
+    setup: &Setup,
+    server_port: Option<u16>,
+) -> io::Result<(Machine, Vec<Measured>)> {
     let cells = || sections.iter().flat_map(|section| &section.cells);
     let most = |rests: bool| {
         cells().filter(|cell| cell.workload.rests() == rests).map(|cell| cell.connections).max()
     };
-    let mut bed = Bed::make(most(false).unwrap_or(1), most(true).unwrap_or(1))?;
+    let mut bed = Bed::make(most(false).unwrap_or(1), most(true).unwrap_or(1), server_port)?;
     let machine = Machine::read(&bed, setup, &sections);
     let measured: io::Result<Vec<Measured>> =
         sections.into_iter().map(|section| measure(&mut bed, setup, section)).collect();

@@ -11,6 +11,7 @@ pub const FRONTS: &str = "direct,pgbouncer,haproxy,relay,lockgate,lockgate-off";
 const RESTING: &str = "pgbouncer,haproxy,relay,lockgate,lockgate-off";
 /// The stand-in that they rest before speaks no TLS.
 const ENDING_TLS: &str = "pgbouncer,lockgate,lockgate-off";
+const SPINNING: &str = "direct,pgbouncer,lockgate,lockgate-spin";
 const SWITCHES: &str = "lockgate-off,lockgate-unmasked,lockgate,lockgate-os,lockgate-epoll";
 const RULES: &str = "lockgate,lockgate-rules-10,lockgate-rules-1000,lockgate-rules-10000";
 /// Sessions at rest in a sample.
@@ -117,6 +118,13 @@ fn full(idle_sessions: u32) -> Vec<Section> {
             [PointSimple, PointPrepared].map(|workload| cell(workload, 16, long)),
         ),
         section(
+            "One connection, and a worker that looks before it sleeps",
+            "To be woken takes longer than most answers of a near server. `lockgate-spin` looks for 60 µs before it \
+             sleeps, while one peer is at work; it is off by default, because it takes a core's time for it.",
+            SPINNING,
+            [PointSimple, PointPrepared].map(|workload| cell(workload, 1, long)),
+        ),
+        section(
             "Many rules",
             "Everything on, and rules on tables that nobody asks for.",
             RULES,
@@ -144,7 +152,7 @@ mod tests {
 
     #[test]
     fn every_name_is_a_front() {
-        for names in [FRONTS, RESTING, ENDING_TLS, SWITCHES, RULES] {
+        for names in [FRONTS, RESTING, ENDING_TLS, SWITCHES, SPINNING, RULES] {
             for name in names.split(',') {
                 Spec::parse(name).unwrap();
             }

@@ -24,6 +24,8 @@ pub struct Variant {
     pub durability: &'static str,
     /// As in the configuration.
     pub driver: &'static str,
+    /// As in the configuration.
+    pub spin: &'static str,
     /// Rules beside, on tables that nobody asks for.
     pub rules: u32,
 }
@@ -31,7 +33,7 @@ pub struct Variant {
 impl Variant {
     /// Everything on.
     pub const ALL: Variant =
-        Variant { judges: true, masks: true, durability: "async", driver: "io_uring", rules: 0 };
+        Variant { judges: true, masks: true, durability: "async", driver: "io_uring", spin: "0us", rules: 0 };
     /// As little as there can be: recording cannot be switched off.
     pub const OFF: Variant = Variant { judges: false, masks: false, ..Variant::ALL };
 
@@ -68,7 +70,7 @@ impl Variant {
     fn toml(&self, bed: &Bed, setup: &Setup, address: SocketAddr, admin: SocketAddr) -> String {
         let (certificate, key) = bed.certificate();
         let (workers, upstream) = (setup.workers, bed.upstream);
-        let (durability, driver) = (self.durability, self.driver);
+        let Variant { durability, driver, spin, .. } = self;
         let server_tls = if setup.server_tls { "require" } else { "disable" };
         format!(
             "data_dir = \"var\"
@@ -76,6 +78,7 @@ impl Variant {
 [workers]
 count = {workers}
 driver = \"{driver}\"
+spin = \"{spin}\"
 
 [limits]
 unauthenticated_per_address_max = 20000
