@@ -7,6 +7,8 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit};
+
 use crate::bed::{Bed, DATABASE, USER, answers, free_address, give, shown};
 use crate::process::{self, Process, Who};
 
@@ -294,7 +296,10 @@ log_disconnections = 0
 fn haproxy(bed: &Bed, setup: &Setup) -> io::Result<Started> {
     let program = packaged("haproxy")?;
     let place = bed.place("haproxy", Who::Ourselves)?;
-    let (address, upstream, connections) = (free_address()?, bed.upstream, bed.sessions_max + 10);
+    let (address, upstream) = (free_address()?, bed.upstream);
+    // It does not start where there may be more than it may have open, two for each and some for itself.
+    let open_max = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let connections = u64::from(bed.sessions_max + 10).min(open_max.saturating_sub(100) / 2);
     let text = format!(
         "global
     maxconn {connections}
