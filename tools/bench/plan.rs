@@ -118,7 +118,7 @@ fn full(idle_sessions: u32) -> Vec<Section> {
             [PointSimple, PointPrepared].map(|workload| cell(workload, 16, long)),
         ),
         section(
-            "One connection, and a worker that looks before it sleeps",
+            "A worker that looks before it sleeps",
             "To be woken takes longer than most answers of a near server. `lockgate-spin` looks for 60 µs before it \
              sleeps, while one peer is at work; it is off by default, because it takes a core's time for it.",
             SPINNING,
