@@ -29,6 +29,8 @@ pub use cache::Cache;
 pub use catalog::{Catalog, CatalogQuery};
 
 use lockgate_policy_dsl::Facts;
+use std::cell::Cell;
+use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -79,6 +81,8 @@ pub struct Touched {
 /// What one string of statements does, and what a lane must know to follow the session through it.
 #[derive(Debug, Default)]
 pub struct Understood {
+    /// Its own.
+    pub serial: Serial,
     /// For policy.
     pub facts: Facts,
     /// Statements in the string (0 for an empty one).
@@ -92,6 +96,30 @@ pub struct Understood {
     pub replicates: bool,
     /// Changes of the session, in order.
     pub changes: Vec<Change>,
+}
+
+/// A number that nothing else on this thread has, had or will have: what follows from it can be known by that.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Serial(pub u64);
+
+/// Without the number: what differs by it alone is shown alike.
+impl fmt::Debug for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Serial")
+    }
+}
+
+impl Default for Serial {
+    fn default() -> Serial {
+        thread_local! {
+            static LAST: Cell<u64> = const { Cell::new(0) };
+        }
+        LAST.with(|last| {
+            // 584 years at a nanosecond each.
+            last.set(last.get() + 1);
+            Serial(last.get())
+        })
+    }
 }
 
 /// What a statement changes in how later ones are to be read.

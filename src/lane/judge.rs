@@ -11,9 +11,12 @@ use lockgate_recording::{Record, Ruling as Recorded};
 
 use crate::postgres::Descriptions;
 
-/// Rulings kept; each holds on to its facts. Then the oldest makes room for each that comes: to forget all in one go would
+/// Rulings kept. Then the oldest makes room for each that comes: to forget all in one go would
 /// keep every session of the worker waiting for tens of milliseconds.
 const RULINGS_MAX: usize = 16_384;
+
+/// Rulings that are remembered to have been asked for.
+const ASKED: usize = 1024;
 
 /// Effects that an error's detail lists.
 const EFFECTS_SHOWN_MAX: usize = 12;
@@ -24,14 +27,17 @@ pub struct Judge {
     pub facts: Cache,
     /// Keys are the gateway's own numbers and addresses: no seed is needed against collisions.
     rulings: HashMap<Key, Rc<Ruling>, FixedState>,
+    /// Those that were asked for lately, each in its place until another one needs that. What is asked for but once, as
+    /// most that was never seen before, is not kept.
+    asked: Box<[Key]>,
     /// In the order in which they came.
     order: VecDeque<Key>,
     /// Of results.
     pub(crate) descriptions: Descriptions,
 }
 
-/// A program's number, and the address of what was understood.
-type Key = (u64, *const Understood);
+/// A program's number, and that of what was understood.
+type Key = (u64, u64);
 
 /// What policy said of a command, in the words that go to the client and to the record.
 #[derive(Debug)]
@@ -40,8 +46,6 @@ pub(crate) struct Ruling {
     pub(crate) rule: String,
     pub(crate) reason: String,
     pub(crate) effects: Vec<String>,
-    /// Facts of it: kept so that the address it is known by is not used again.
-    _facts: Option<Rc<Understood>>,
 }
 
 impl Judge {
@@ -50,6 +54,7 @@ impl Judge {
         Judge {
             facts: Cache::new(facts_bytes_max),
             rulings: HashMap::default(),
+            asked: vec![(0, 0); ASKED].into(),
             order: VecDeque::new(),
             descriptions: Descriptions::default(),
         }
@@ -57,18 +62,25 @@ impl Judge {
 
     /// Judges what was understood of a command.
     pub(crate) fn rule(&mut self, program: &Program, understood: &Rc<Understood>) -> Rc<Ruling> {
-        let key = (program.id(), Rc::as_ptr(understood));
+        let key = (program.id(), understood.serial.0);
         if let Some(ruling) = self.rulings.get(&key) {
             return Rc::clone(ruling);
+        }
+        let ruling = Rc::new(Ruling::of(program, &understood.facts));
+        let place = usize::try_from(understood.serial.0 % ASKED as u64).unwrap_or(0);
+        match self.asked.get_mut(place) {
+            Some(asked) if *asked == key => {}
+            Some(asked) => {
+                *asked = key;
+                return ruling;
+            }
+            None => return ruling,
         }
         if self.order.len() >= RULINGS_MAX
             && let Some(oldest) = self.order.pop_front()
         {
             self.rulings.remove(&oldest);
         }
-        let mut ruling = Ruling::of(program, &understood.facts);
-        ruling._facts = Some(Rc::clone(understood));
-        let ruling = Rc::new(ruling);
         self.rulings.insert(key, Rc::clone(&ruling));
         self.order.push_back(key);
         ruling
@@ -91,36 +103,24 @@ impl Ruling {
             ),
         };
         let effects = facts.pairs.iter().map(ToString::to_string).collect();
-        Ruling { decision, rule: verdict.rule.to_string(), reason, effects, _facts: None }
+        Ruling { decision, rule: verdict.rule.to_string(), reason, effects }
     }
 
     /// A refusal by a limit, not by policy.
     pub(crate) fn limit(reason: &str) -> Ruling {
         let rule = String::from("limit");
-        Ruling {
-            decision: Recorded::Refuse,
-            rule,
-            reason: reason.to_owned(),
-            effects: Vec::new(),
-            _facts: None,
-        }
+        Ruling { decision: Recorded::Refuse, rule, reason: reason.to_owned(), effects: Vec::new() }
     }
 
     /// Rows of a cursor whose DECLARE was judged.
     pub(crate) fn judged_before() -> Ruling {
         let (rule, reason) = (String::from("declared cursor"), String::from("its DECLARE was allowed"));
-        Ruling { decision: Recorded::Allow, rule, reason, effects: Vec::new(), _facts: None }
+        Ruling { decision: Recorded::Allow, rule, reason, effects: Vec::new() }
     }
 
     /// A refusal that policy implies without a rule of its own saying so.
     pub(crate) fn refusal(&self, rule: &str, reason: String) -> Ruling {
-        Ruling {
-            decision: Recorded::Deny,
-            rule: rule.to_owned(),
-            reason,
-            effects: self.effects.clone(),
-            _facts: None,
-        }
+        Ruling { decision: Recorded::Deny, rule: rule.to_owned(), reason, effects: self.effects.clone() }
     }
 
     /// What goes into the record.
@@ -195,16 +195,22 @@ mod tests {
     fn the_oldest_ruling_makes_room() {
         let (mut judge, program) = (Judge::new(0), program());
         let first = Rc::new(Understood::default());
+        drop(judge.rule(&program, &first));
         let ruling = Rc::downgrade(&judge.rule(&program, &first));
         let is_known = |judge: &mut Judge| ruling.ptr_eq(&Rc::downgrade(&judge.rule(&program, &first)));
         assert!(is_known(&mut judge));
         let others: Vec<_> = (1..RULINGS_MAX).map(|_| Rc::new(Understood::default())).collect();
-        others.iter().for_each(|other| drop(judge.rule(&program, other)));
+        let mut twice = |facts: &Rc<Understood>| {
+            (0..2).map(|_| judge.rule(&program, facts)).for_each(drop);
+        };
+        others.iter().for_each(&mut twice);
         assert!(is_known(&mut judge), "there is room for as many");
-        assert!(judge.rule(&program, &Rc::new(Understood::default())).allows());
+        drop(judge.rule(&program, &Rc::new(Understood::default())));
+        assert!(is_known(&mut judge), "what is asked for once takes no room");
+        let last = Rc::new(Understood::default());
+        (0..2).map(|_| judge.rule(&program, &last)).for_each(drop);
         assert_eq!((judge.rulings.len(), judge.order.len()), (RULINGS_MAX, RULINGS_MAX));
         assert!(ruling.upgrade().is_none(), "it is gone");
-        assert_eq!(Rc::strong_count(&first), 1, "and holds on to no facts");
         assert!(!is_known(&mut judge));
     }
 }

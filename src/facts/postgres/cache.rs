@@ -5,21 +5,27 @@ use super::shape::shape;
 use super::{Reading, Understood};
 use super::{replication, walk};
 use hashbrown::{HashTable, hash_table};
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Facts of statements seen before, one per worker. Bounded in bytes: when the younger of two generations is full it
-/// becomes the older, whose entries go unless they are asked for again. They go a few at a time: tens of thousands in one go
-/// would keep every session of the worker waiting for milliseconds.
+/// Facts of statements seen before, one per worker. Bounded in bytes.
+///
+/// What comes for the first time is a newcomer, one of few. Most that never come again go from there, while their memory
+/// is still at hand; one that comes again, or comes again a little after it went, belongs to a generation. When the younger
+/// of two generations is full it becomes the older, whose entries go unless they are asked for again. They go a few at a
+/// time: tens of thousands in one go would keep every session of the worker waiting for milliseconds.
 #[derive(Debug)]
 pub struct Cache {
+    newcomers: Newcomers,
     young: Generation,
     old: Generation,
     leaving: Leaving,
     /// The shape of the text that is asked for.
     shape: Vec<u8>,
     hasher: foldhash::fast::RandomState,
+    newcomers_bytes_max: usize,
     generation_bytes_max: usize,
     hits: u64,
     misses: u64,
@@ -29,6 +35,17 @@ pub struct Cache {
 struct Generation {
     entries: HashTable<Entry>,
     bytes: usize,
+}
+
+/// Those that were asked for once.
+#[derive(Debug, Default)]
+struct Newcomers {
+    entries: HashTable<Entry>,
+    /// Hashes in the order in which they came; some have become members of a generation.
+    order: VecDeque<u64>,
+    bytes: usize,
+    /// Hashes of those that went, each in its place until another one needs that.
+    gone: Box<[u64]>,
 }
 
 /// A generation on its way out.
@@ -58,17 +75,25 @@ const PAIR_BYTES: usize = 96;
 const LEAVING_AT_ONCE: usize = 4;
 /// Two that are asked, and one on its way out.
 const GENERATIONS: usize = 3;
+/// Newcomers at a time.
+const NEWCOMERS_MAX: usize = 256;
+/// The part of all bytes that newcomers may have; what alone needs more belongs to a generation at once.
+const NEWCOMERS_PART: usize = 32;
+/// Newcomers that went and are remembered.
+const GONE: usize = 1 << 14;
 
 impl Cache {
     /// Holds at most `bytes_max` bytes of texts and facts.
     pub fn new(bytes_max: usize) -> Cache {
         Cache {
+            newcomers: Newcomers::default(),
             young: Generation::default(),
             old: Generation::default(),
             leaving: Leaving::default(),
             shape: Vec::new(),
             hasher: foldhash::fast::RandomState::default(),
-            generation_bytes_max: bytes_max / GENERATIONS,
+            newcomers_bytes_max: bytes_max / NEWCOMERS_PART,
+            generation_bytes_max: (bytes_max - bytes_max / NEWCOMERS_PART) / GENERATIONS,
             hits: 0,
             misses: 0,
         }
@@ -106,7 +131,7 @@ impl Cache {
             Some(shape) if by_shape => (shape, true),
             _ => (sql, false),
         };
-        self.keep(Entry {
+        self.welcome(Entry {
             hash: self.hash(text, is_shape, catalog, reading),
             text: text.into(),
             is_shape,
@@ -134,8 +159,14 @@ impl Cache {
         if let Some(entry) = self.young.entries.find(hash, same) {
             return Some(entry.understood.clone());
         }
-        let (entry, _) = self.old.entries.find_entry(hash, same).ok()?.remove();
-        self.old.bytes = self.old.bytes.saturating_sub(entry.bytes());
+        let entry = match self.old.entries.find_entry(hash, same) {
+            Ok(found) => {
+                let (entry, _) = found.remove();
+                self.old.bytes = self.old.bytes.saturating_sub(entry.bytes());
+                entry
+            }
+            Err(_) => self.newcomers.take(hash, same)?,
+        };
         let understood = entry.understood.clone();
         self.keep(entry);
         Some(understood)
@@ -163,7 +194,7 @@ impl Cache {
 
     /// Bytes of texts and facts held, by this type's own estimate.
     pub fn bytes(&self) -> usize {
-        self.young.bytes + self.old.bytes + self.leaving.bytes
+        self.newcomers.bytes + self.young.bytes + self.old.bytes + self.leaving.bytes
     }
 
     fn hash(&self, text: &[u8], is_shape: bool, catalog: &Arc<Catalog>, reading: &Reading) -> u64 {
@@ -173,6 +204,15 @@ impl Cache {
         hasher.write_usize(Arc::as_ptr(catalog).addr());
         reading.hash(&mut hasher);
         hasher.finish()
+    }
+
+    /// Takes in what was not here.
+    fn welcome(&mut self, entry: Entry) {
+        if entry.bytes() > self.newcomers_bytes_max || self.newcomers.has_gone(entry.hash) {
+            self.keep(entry);
+        } else {
+            self.newcomers.push(entry, self.newcomers_bytes_max);
+        }
     }
 
     fn keep(&mut self, entry: Entry) {
@@ -189,6 +229,43 @@ impl Cache {
         self.young.bytes += bytes;
         self.young.entries.insert_unique(entry.hash, entry, |entry| entry.hash);
     }
+}
+
+impl Newcomers {
+    fn take(&mut self, hash: u64, same: impl FnMut(&Entry) -> bool) -> Option<Entry> {
+        let (entry, _) = self.entries.find_entry(hash, same).ok()?.remove();
+        self.bytes = self.bytes.saturating_sub(entry.bytes());
+        Some(entry)
+    }
+
+    /// The first of them make room.
+    fn push(&mut self, entry: Entry, bytes_max: usize) {
+        let bytes = entry.bytes();
+        while self.order.len() >= NEWCOMERS_MAX || self.bytes + bytes > bytes_max {
+            let Some(hash) = self.order.pop_front() else { break };
+            if self.take(hash, |entry| entry.hash == hash).is_some() {
+                if self.gone.is_empty() {
+                    self.gone = vec![0; GONE].into();
+                }
+                if let Some(gone) = self.gone.get_mut(place(hash)) {
+                    *gone = hash;
+                }
+            }
+        }
+        self.bytes += bytes;
+        self.order.push_back(entry.hash);
+        self.entries.insert_unique(entry.hash, entry, |entry| entry.hash);
+    }
+
+    /// It went not long ago.
+    fn has_gone(&self, hash: u64) -> bool {
+        self.gone.get(place(hash)) == Some(&hash)
+    }
+}
+
+/// Where a hash is remembered.
+fn place(hash: u64) -> usize {
+    usize::try_from(hash % GONE as u64).unwrap_or(0)
 }
 
 impl Leaving {

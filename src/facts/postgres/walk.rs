@@ -7,7 +7,7 @@ use super::effects::{Effects, unresolved};
 use super::names::{Named, Names};
 use super::targets::Target;
 use super::tree::{Tree, type_name};
-use super::{Change, Overlay, Reading, STATEMENT_BYTES_MAX, SearchPath, Touched, Understood};
+use super::{Change, Overlay, Reading, STATEMENT_BYTES_MAX, SearchPath, Serial, Touched, Understood};
 use lockgate_policy_dsl::{Effect, Object, Pair};
 use pg_raw_parse::Node;
 use pg_raw_parse::nodes::RangeVar;
@@ -241,6 +241,7 @@ impl<'c> Reader<'c> {
 
     pub(super) fn into_understood(self) -> Understood {
         Understood {
+            serial: Serial::default(),
             facts: self.all.into_facts(),
             statements: self.statements,
             copies_in: self.copies_in,

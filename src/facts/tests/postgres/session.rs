@@ -163,13 +163,35 @@ fn the_cache_stays_in_its_bounds() {
     let mut cache = Cache::new(64 << 10);
     for number in 0..2000 {
         let sql = format!("SELECT id AS n{number} FROM orders");
-        cache.understand(sql.as_bytes(), catalog(), &Reading::new());
-        assert!(cache.bytes() <= 64 << 10, "{} bytes", cache.bytes());
+        for _ in 0..=number % 2 {
+            cache.understand(sql.as_bytes(), catalog(), &Reading::new());
+            assert!(cache.bytes() <= 64 << 10, "{} bytes", cache.bytes());
+        }
     }
     cache.understand(&[b' '; 1 << 20], catalog(), &Reading::new());
     assert!(cache.bytes() <= 64 << 10, "one that does not fit is not kept");
     cache.understand(b"SELECT id AS n1999 FROM orders", catalog(), &Reading::new());
-    assert_eq!(cache.hits(), 1);
+    assert_eq!(cache.hits(), 1001);
+}
+
+#[test]
+fn what_comes_again_is_kept_and_what_does_not_goes() {
+    let mut cache = Cache::new(1 << 20);
+    let mut ask = |number: u32| {
+        let sql = format!("SELECT id AS n{number} FROM orders");
+        let hits = cache.hits();
+        cache.understand(sql.as_bytes(), catalog(), &Reading::new());
+        (cache.hits() > hits, cache.bytes())
+    };
+    assert!(!ask(0).0);
+    assert!(ask(0).0, "a newcomer is known");
+    assert!(!ask(1).0);
+    let filled = (1000..2000).map(|number| ask(number).1).last();
+    assert!(filled < Some(64 << 10), "{filled:?} bytes of a thousand that came once");
+    assert!(ask(0).0, "what came twice is there");
+    assert!(!ask(1).0, "what came once has gone");
+    assert!((2000..3000).all(|number| !ask(number).0));
+    assert!(ask(1).0, "but it came again not long after, so it was kept");
 }
 
 #[test]
@@ -178,7 +200,9 @@ fn a_generation_goes_a_few_entries_at_a_time() {
     let mut bytes = 0;
     for number in 0..4000 {
         let sql = format!("SELECT id AS n{number} FROM orders");
-        cache.understand(sql.as_bytes(), catalog(), &Reading::new());
+        for _ in 0..2 {
+            cache.understand(sql.as_bytes(), catalog(), &Reading::new());
+        }
         assert!(cache.bytes() + (4 << 10) > bytes, "{bytes} bytes fell to {} at {number}", cache.bytes());
         bytes = cache.bytes();
     }
