@@ -71,7 +71,7 @@ impl Bed {
     pub fn make(asking: u32, resting: u32, known_port: Option<u16>) -> io::Result<Bed> {
         sweep();
         let (server_address, password) = match known_port {
-            Some(port) => (SocketAddr::from((Ipv4Addr::LOCALHOST, port)), known_password()?),
+            Some(port) => (known_address(port)?, known_password()?),
             None => (free_address()?, new_password()?),
         };
         let prefix = format!("{PREFIX}{}-", std::process::id());
@@ -261,6 +261,15 @@ pub fn answers(address: SocketAddr) -> bool {
 /// A path for a configuration file.
 pub fn shown(path: &Path) -> String {
     path.display().to_string()
+}
+
+/// A port of ours, if nobody has it.
+fn known_address(port: u16) -> io::Result<SocketAddr> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    match TcpListener::bind(address) {
+        Ok(_) => Ok(address),
+        Err(error) => Err(io::Error::other(format!("the server cannot listen on {address}: {error}"))),
+    }
 }
 
 /// PGPASSWORD, where it can stand in statements and in every front's configuration as it is.

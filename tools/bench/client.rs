@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lockgate_client::scram::{Exchange, Password};
 use lockgate_client::wire::{self, Frame};
@@ -18,6 +19,9 @@ use crate::tls::Tls;
 const INBOX_BYTES: usize = 8 << 10;
 /// From here on an answer counts as bulk, and is read in pieces of this size.
 const BULK_BYTES: usize = 256 << 10;
+
+/// A server that is busy with a thousand others needs seconds for it.
+const LOGIN: Duration = Duration::from_secs(30);
 
 /// Where to connect, and as whom.
 #[derive(Debug)]
@@ -49,8 +53,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects and authenticates.
+    /// Connects and authenticates. Who takes the connection and then says nothing is waited for no longer than
+    /// [`LOGIN`].
     pub async fn connect(door: &Door) -> io::Result<Client> {
+        let there = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", door.address));
+        let late = |_| io::Error::other(format!("nobody was let in within {LOGIN:?}"));
+        monoio::time::timeout(LOGIN, Client::log_in(door)).await.map_err(late).flatten().map_err(there)
+    }
+
+    async fn log_in(door: &Door) -> io::Result<Client> {
         let stream = TcpStream::connect_addr(door.address).await?;
         stream.set_nodelay(true)?;
         let inbox = Vec::with_capacity(INBOX_BYTES);

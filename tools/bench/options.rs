@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, value_parser};
 use lockgate_client::scram::Password;
 use lockgate_client::tls;
 
@@ -20,6 +20,12 @@ use crate::report::{self, Machine};
 use crate::runtime::block_on;
 use crate::standin;
 use crate::workload::{Workload, tables};
+
+/// More than one address has ports for.
+const CONNECTIONS_MAX: i64 = 60_000;
+const DAY: Duration = Duration::from_secs(86_400);
+const RATE_MIN: f64 = 0.01;
+const RATE_MAX: f64 = 1e9;
 
 /// Arguments.
 #[derive(Debug, Parser)]
@@ -41,7 +47,7 @@ pub struct Arguments {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Drive one workload at one address
+    /// Drive one workload at one address; the password is in PGPASSWORD
     Run(Run),
     /// Measure workloads at several fronts, interleaved
     Compare(Compare),
@@ -74,21 +80,21 @@ pub struct Run {
     #[arg(long)]
     masked: bool,
     /// How many at a time
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = value_parser!(u32).range(1..=CONNECTIONS_MAX))]
     connections: u32,
     /// Threads that they are shared among [default: one per core]
     #[arg(long)]
     threads: Option<u32>,
     /// Exchanges a second, all together: latency then counts from the instant at which each was due [default: each
     /// connection asks again at once]
-    #[arg(long)]
+    #[arg(long, value_parser = rate, allow_negative_numbers = true)]
     rate: Option<f64>,
     /// Seconds that count
-    #[arg(long, default_value_t = 5.0)]
-    seconds: f64,
+    #[arg(long, default_value = "5", value_parser = seconds, allow_negative_numbers = true)]
+    seconds: Duration,
     /// Seconds before that
-    #[arg(long, default_value_t = 1.0)]
-    warm: f64,
+    #[arg(long, default_value = "1", value_parser = seconds, allow_negative_numbers = true)]
+    warm: Duration,
     /// Inside TLS, whoever answers
     #[arg(long)]
     tls: bool,
@@ -104,20 +110,20 @@ pub struct Compare {
     #[arg(long, value_enum, value_delimiter = ',', default_value = "point-simple,point-prepared")]
     workloads: Vec<Workload>,
     /// How many at a time, one after the other
-    #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64", value_parser = value_parser!(u32).range(1..=CONNECTIONS_MAX))]
     connections: Vec<u32>,
     /// Exchanges a second, all together [default: a closed loop]
-    #[arg(long)]
+    #[arg(long, value_parser = rate, allow_negative_numbers = true)]
     rate: Option<f64>,
     /// How often each front has its turn
     #[arg(long, default_value_t = 5)]
     rounds: u32,
     /// Seconds of each turn that count
-    #[arg(long, default_value_t = 2.0)]
-    seconds: f64,
+    #[arg(long, default_value = "2", value_parser = seconds, allow_negative_numbers = true)]
+    seconds: Duration,
     /// Seconds of each turn before that
-    #[arg(long, default_value_t = 0.3)]
-    warm: f64,
+    #[arg(long, default_value = "0.3", value_parser = seconds, allow_negative_numbers = true)]
+    warm: Duration,
     /// Clients speak TLS
     #[arg(long)]
     tls: bool,
@@ -126,7 +132,7 @@ pub struct Compare {
     out: Option<PathBuf>,
     /// Where the server listens on 127.0.0.1, for a front that was set up before it: database bench, user bench_app, the
     /// password in PGPASSWORD [default: a free port and a new password]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = value_parser!(u16).range(1..))]
     server_port: Option<u16>,
     #[command(flatten)]
     setup: Setup,
@@ -145,7 +151,7 @@ pub struct Report {
     #[arg(long)]
     strict: bool,
     /// Sessions that are held at rest
-    #[arg(long, default_value_t = 2000, value_name = "N")]
+    #[arg(long, default_value_t = 2000, value_name = "N", value_parser = value_parser!(u32).range(1..=CONNECTIONS_MAX))]
     idle_sessions: u32,
     #[command(flatten)]
     setup: Setup,
@@ -173,8 +179,8 @@ impl Run {
             connections: self.connections,
             threads: self.threads.unwrap_or_else(cores),
             rate: self.rate,
-            warm: seconds(self.warm)?,
-            window: seconds(self.seconds)?,
+            warm: self.warm,
+            window: self.seconds,
         };
         let read = |_| crate::process::cpu(std::process::id());
         let (outcome, before, after) = load::run(&load, read)?;
@@ -221,8 +227,7 @@ impl Compare {
                 given.name
             )));
         }
-        let (warm, window) = (seconds(self.warm)?, seconds(self.seconds)?);
-        let rhythm = Rhythm { rounds: self.rounds.max(1), warm, window };
+        let rhythm = Rhythm { rounds: self.rounds.max(1), warm: self.warm, window: self.seconds };
         let cell =
             |workload, connections| Cell { workload, connections, rate: self.rate, tls: self.tls, rhythm };
         let cells =
@@ -276,8 +281,14 @@ fn measured(
     Ok((machine, measured?))
 }
 
-fn seconds(number: f64) -> io::Result<Duration> {
-    Duration::try_from_secs_f64(number).map_err(|error| io::Error::other(format!("{number} s: {error}")))
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|number| Duration::try_from_secs_f64(number).ok());
+    seconds.filter(|seconds| *seconds <= DAY).ok_or_else(|| "give seconds, up to 86400".into())
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| (RATE_MIN..=RATE_MAX).contains(rate));
+    rate.ok_or_else(|| format!("give exchanges a second, {RATE_MIN} to {RATE_MAX}"))
 }
 
 fn print(text: &str) -> io::Result<()> {

@@ -80,9 +80,10 @@ fn full(idle_sessions: u32) -> Vec<Section> {
         ),
         section(
             "Many connections",
-            "",
+            "All busy, without TLS and inside TLS (which HAProxy and the relay pass on to the server).",
             FRONTS,
-            [256, 1000].map(|connections| cell(PointPrepared, connections, usual)),
+            [(256, false), (1000, false), (1000, true)]
+                .map(|(connections, tls)| Cell { tls, ..cell(PointPrepared, connections, usual) }),
         ),
         section(
             "Connections that come and go",

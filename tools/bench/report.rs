@@ -50,6 +50,11 @@ impl Machine {
         for spec in sections.iter().flat_map(|section| &section.fronts) {
             versions.extend(spec.version(setup).filter(|version| !versions.contains(version)));
         }
+        // Of the sources that lie here, which need not be those that it was built of.
+        let here = std::env::current_dir().unwrap_or_default().display().to_string();
+        let words = ["-C", &here, "describe", "--always", "--dirty"].map(String::from);
+        let commit = process::run(Who::Ourselves, Path::new("git"), &words);
+        versions.extend(commit.ok().map(|commit| format!("sources: commit {}", commit.trim())));
         let date = process::run(Who::Ourselves, Path::new("date"), &["-u".into(), "+%F".into()]);
         Machine { hardware, versions, command: command(), date: date.unwrap_or_default().trim().to_owned() }
     }
